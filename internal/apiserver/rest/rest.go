@@ -1,0 +1,150 @@
+// Package rest is the verbs of the API on stored objects: what happens between a
+// decoded request and the store. It knows nothing of HTTP. Reads come from the
+// watch cache; writes go through defaulting, admission, validation and a
+// revision-guarded store write.
+package rest
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"github.com/proa-dev/proa/internal/api"
+	"github.com/proa-dev/proa/internal/apiserver/cache"
+)
+
+// Storage serves the verbs of one resource. Errors are *apierrors.StatusError.
+// Every object returned through an Entry is shared: read only. Objects handed in
+// belong to the Storage afterwards.
+type Storage interface {
+	Resource() *api.Resource
+
+	// Get returns the newest state (linearizable unless resourceVersion is "0").
+	Get(ctx context.Context, namespace, name string, opts metav1.GetOptions) (*cache.Entry, error)
+	// List returns one page of a consistent snapshot.
+	List(ctx context.Context, namespace string, opts ListOptions) (*ListResult, error)
+	// Watch delivers changes of matching objects after opts.ResourceVersion.
+	Watch(ctx context.Context, namespace string, opts ListOptions) (Watch, error)
+	// Create stores a new object.
+	Create(ctx context.Context, namespace string, obj runtime.Object, opts metav1.CreateOptions) (*cache.Entry, error)
+	// Update reads, calls change on a private copy (nil obj when it does not exist and the
+	// resource may be created so, or opts.Create is set), and writes what it returns; on a lost
+	// race it starts again unless change's result carries a resourceVersion that is old: then Conflict.
+	Update(ctx context.Context, namespace, name, subresource string, change Change, opts UpdateOptions) (entry *cache.Entry, created bool, err error)
+	// Patch applies a patch, server-side apply included.
+	Patch(ctx context.Context, namespace, name, subresource string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (entry *cache.Entry, created bool, err error)
+	// Delete removes or marks an object. The entry is the last (or the marked) state; gone says which.
+	Delete(ctx context.Context, namespace, name string, opts metav1.DeleteOptions) (entry *cache.Entry, gone bool, err error)
+	// DeleteCollection deletes what matches and returns what it met.
+	DeleteCollection(ctx context.Context, namespace string, opts metav1.DeleteOptions, list ListOptions) ([]*cache.Entry, error)
+}
+
+// Change computes the new object from a private copy of the old one.
+type Change func(ctx context.Context, old api.Object) (api.Object, error)
+
+// UpdateOptions is metav1.UpdateOptions and what the server adds.
+type UpdateOptions struct {
+	metav1.UpdateOptions
+	// Create allows to create the object when it does not exist.
+	Create bool
+	// Preconditions on the present object (nil: none).
+	Preconditions *metav1.Preconditions
+}
+
+// ListOptions is metav1.ListOptions with its selectors parsed (nil: everything).
+type ListOptions struct {
+	metav1.ListOptions
+	Labels labels.Selector
+	Fields fields.Selector
+}
+
+// ListResult is a page of a snapshot at Revision.
+type ListResult struct {
+	Entries            []*cache.Entry
+	Revision           int64
+	Continue           string
+	RemainingItemCount *int64
+}
+
+// Watch is a running watch. Next returns one or more events, blocking until
+// there are some; it fails with ctx's error, io.EOF when the watch ended in
+// order (timeoutSeconds), or a StatusError to send as the last ERROR event.
+type Watch interface {
+	Next(ctx context.Context) ([]Event, error)
+	Stop()
+}
+
+// Event is ADDED, MODIFIED, DELETED or BOOKMARK. A bookmark has no entry;
+// InitialEventsEnd marks the one that ends the initial events of a watch list.
+// A DELETED entry carries the last state at the revision of the delete.
+type Event struct {
+	Type             string
+	Entry            *cache.Entry
+	Revision         int64
+	InitialEventsEnd bool
+}
+
+// Verb is what admission tells apart.
+type Verb string
+
+const (
+	Create  Verb = "CREATE"
+	Update  Verb = "UPDATE"
+	Delete  Verb = "DELETE"
+	Connect Verb = "CONNECT"
+)
+
+// Attributes describe a write to admission. Object may be changed by Admit only.
+type Attributes struct {
+	Verb        Verb
+	Resource    *api.Resource
+	Subresource string
+	Namespace   string
+	Name        string
+	Object      runtime.Object // nil for Delete
+	Old         api.Object     // nil for Create
+	User        user.Info
+	DryRun      bool
+	Options     runtime.Object
+}
+
+// Admission is asked before each write: Admit may change the object, Validate may only refuse.
+type Admission interface {
+	Admit(ctx context.Context, a *Attributes) error
+	Validate(ctx context.Context, a *Attributes) error
+}
+
+type contextKey int
+
+const (
+	userKey contextKey = iota
+	warningsKey
+)
+
+// WithUser returns a context that carries who makes the request.
+func WithUser(ctx context.Context, u user.Info) context.Context {
+	return context.WithValue(ctx, userKey, u)
+}
+
+// UserFrom returns who makes the request (nil: nobody was set).
+func UserFrom(ctx context.Context) user.Info {
+	u, _ := ctx.Value(userKey).(user.Info)
+	return u
+}
+
+// WithWarnings returns a context whose warnings go to add (one call for each text).
+func WithWarnings(ctx context.Context, add func(text string)) context.Context {
+	return context.WithValue(ctx, warningsKey, add)
+}
+
+// Warn hands a warning to the client, if the context can carry it.
+func Warn(ctx context.Context, text string) {
+	if add, ok := ctx.Value(warningsKey).(func(string)); ok {
+		add(text)
+	}
+}
