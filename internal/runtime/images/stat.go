@@ -1,0 +1,5 @@
+package images
+
+import "syscall"
+
+type unixStat = syscall.Stat_t
