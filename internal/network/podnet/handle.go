@@ -1,0 +1,9 @@
+package podnet
+
+import (
+	"os"
+
+	"github.com/vishvananda/netns"
+)
+
+func nsHandle(f *os.File) netns.NsHandle { return netns.NsHandle(f.Fd()) }
