@@ -1,10 +1,12 @@
 // Package etcd is the durable store: an etcd server in this process. Requests go
 // to the server's own methods, not through a socket; raft puts writes that come
-// together into one fsync. A client port with mutual TLS is opened so that
-// etcdctl can look.
+// together into one fsync. A client port with mutual TLS can be opened so that
+// etcdctl can look. A failed fsync ends the process: what was acknowledged must
+// be on disk.
 //
 // It starts etcdserver itself instead of package embed, whose HTTP handlers link
 // html/template and with it every method of every type (docs/dependencies.md).
+// It has one member and opens no peer port.
 package etcd
 
 import (
@@ -20,17 +22,12 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/config"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
-	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
 	"go.etcd.io/etcd/server/v3/features"
-	"go.etcd.io/etcd/server/v3/storage/mvcc"
-	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
@@ -44,11 +41,15 @@ type Options struct {
 	// demand and verify client certificates.
 	ClientAddr string
 	TLS        *tls.Config
-	// QuotaBytes bounds the database (0: 2 GiB). At the bound writes fail with
-	// store.ErrNoSpace until space is made.
+	// QuotaBytes bounds the database (0: 2 GiB). At the bound creates and updates
+	// fail with store.ErrNoSpace until space is made; reads and deletes go on.
 	QuotaBytes int64
-	// KeepFor is how much history watches and paged lists can go back (0: 5 minutes).
+	// KeepFor is how much history watches and paged lists can go back, at least (0:
+	// 5 minutes); half as much again is kept at most.
 	KeepFor time.Duration
+	// KeepRevisions bounds the history under many writes (0: 100,000): about three
+	// times as many are kept at most, however young.
+	KeepRevisions int64
 	// UnsafeNoFsync gives up durability for speed: for tests.
 	UnsafeNoFsync bool
 	Logger        *slog.Logger
@@ -56,14 +57,12 @@ type Options struct {
 
 const (
 	memberName = "proa"
-	// A tick of 10 ms lets the only member elect itself within 0.1 s of its start;
-	// etcd's 100 ms costs up to a second.
-	tickMillis    = 10
+	token      = "proa"
+	// etcd's own defaults. Nothing waits for an election time-out: see elect.
+	tickMillis    = 100
 	electionTicks = 10
 	maxRequest    = 3 << 20 // as large as the API server takes
 	startTimeout  = 30 * time.Second
-	// A write that etcd has not answered by then has an unknown outcome.
-	writeTimeout = 15 * time.Second
 )
 
 // ErrLocked is returned when another process uses the data folder.
@@ -74,16 +73,19 @@ type Store struct {
 	opts   Options
 	log    *slog.Logger
 	server *etcdserver.EtcdServer
-	kv     pb.KVServer
 	grpc   *grpc.Server
+	addr   net.Addr
 	lock   *os.File
 
+	// calls is held for reading by each call: the server must not be closed under
+	// one, for a read of a closed database crashes.
+	calls  sync.RWMutex
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	once   sync.Once
 
-	compact compactor
+	keeper keeper
 }
 
 var _ store.Store = (*Store)(nil)
@@ -91,14 +93,17 @@ var _ store.Store = (*Store)(nil)
 // New opens or makes the data folder, starts the server and returns when it can
 // take writes. Errors: ErrLocked.
 func New(ctx context.Context, opts Options) (*Store, error) {
-	if opts.QuotaBytes == 0 {
+	if opts.QuotaBytes <= 0 {
 		opts.QuotaBytes = 2 << 30
 	}
-	if opts.KeepFor == 0 {
+	if opts.KeepFor <= 0 {
 		opts.KeepFor = 5 * time.Minute
 	}
+	if opts.KeepRevisions <= 0 {
+		opts.KeepRevisions = 100_000
+	}
 	if opts.Logger == nil {
-		opts.Logger = slog.Default()
+		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the store's folder: %w", err)
@@ -107,16 +112,26 @@ func New(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: opts, log: opts.Logger, lock: lock}
+	s := &Store{opts: opts, log: opts.Logger, lock: lock, keeper: newKeeper()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("start the store in %s: %w", opts.Dir, err)
 	}
-	s.compact.start(s)
+	s.wg.Go(func() { s.keep() })
+	s.wg.Go(func() {
+		select {
+		case <-s.ctx.Done():
+		case <-s.server.StopNotify():
+			s.log.Error("etcd stopped by itself: the store is closed", "dir", opts.Dir)
+			s.cancel()
+		}
+	})
 	return s, nil
 }
 
+// lockDir refuses a second process at once; etcd's own locks would wait. The
+// kernel gives the lock back when the process ends, however it does.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -134,44 +149,54 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 func (s *Store) start(ctx context.Context) error {
-	logger := newLogger(s.log)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var listener net.Listener
+	clients := types.URLs{}
+	if s.opts.ClientAddr != "" {
+		var err error
+		if listener, err = s.listen(ctx); err != nil {
+			return err
+		}
+		clients = append(clients, url.URL{Scheme: "https", Host: listener.Addr().String()})
+	}
 	// No peer port is opened by a single member; its address is only a name.
 	peer := types.URLs{url.URL{Scheme: "http", Host: "127.0.0.1:2380"}}
-	clients := types.URLs{url.URL{Scheme: "https", Host: "127.0.0.1:2379"}}
-	if s.opts.ClientAddr != "" {
-		clients[0].Host = s.opts.ClientAddr
-	}
+	logger := newLogger(s.log)
 	server, err := etcdserver.NewServer(config.ServerConfig{
-		Name:                              memberName,
-		ClientURLs:                        clients,
-		PeerURLs:                          peer,
-		DataDir:                           filepath.Join(s.opts.Dir, "etcd"),
-		SnapshotCount:                     etcdserver.DefaultSnapshotCount,
-		SnapshotCatchUpEntries:            1000,
-		MaxSnapFiles:                      2,
-		MaxWALFiles:                       2,
-		InitialPeerURLsMap:                types.URLsMap{memberName: peer},
-		InitialClusterToken:               "proa",
-		NewCluster:                        true,
-		TickMs:                            tickMillis,
-		ElectionTicks:                     electionTicks,
-		InitialElectionTickAdvance:        true,
-		BootstrapTimeout:                  startTimeout,
-		CompactionBatchLimit:              1000,
-		CompactionSleepInterval:           10 * time.Millisecond,
-		QuotaBackendBytes:                 s.opts.QuotaBytes,
+		Name:                   memberName,
+		ClientURLs:             clients,
+		PeerURLs:               peer,
+		DataDir:                filepath.Join(s.opts.Dir, "etcd"),
+		SnapshotCount:          etcdserver.DefaultSnapshotCount,
+		SnapshotCatchUpEntries: 1, // there is no follower to catch up
+		MaxSnapFiles:           2,
+		MaxWALFiles:            2,
+		InitialPeerURLsMap:     types.URLsMap{memberName: peer},
+		InitialClusterToken:    token,
+		NewCluster:             true,
+		TickMs:                 tickMillis,
+		ElectionTicks:          electionTicks,
+		BootstrapTimeout:       startTimeout,
+		// Small steps with pauses, so that writes go on beside a compaction.
+		CompactionBatchLimit:    1000,
+		CompactionSleepInterval: 10 * time.Millisecond,
+		// The store refuses at QuotaBytes before it proposes. etcd's own check comes
+		// when a write is applied, and then fails a write that it has done.
+		QuotaBackendBytes:                 s.opts.QuotaBytes + s.opts.QuotaBytes/10 + 256<<20,
 		MaxTxnOps:                         128,
-		MaxRequestBytes:                   maxRequest,
+		MaxRequestBytes:                   maxRequest + 4096, // and the key and raft's frame
 		MaxConcurrentStreams:              1 << 10,
 		WarningApplyDuration:              500 * time.Millisecond,
 		WarningUnaryRequestDuration:       time.Second,
 		StrictReconfigCheck:               true,
+		ClientCertAuthEnabled:             true,
 		AuthToken:                         "simple",
+		BcryptCost:                        10,
 		TokenTTL:                          300,
 		PreVote:                           true,
 		Logger:                            logger,
 		UnsafeNoFsync:                     s.opts.UnsafeNoFsync,
-		DowngradeCheckTime:                time.Hour,
 		BootstrapDefragThresholdMegabytes: 100,
 		MaxLearners:                       1,
 		V2Deprecation:                     config.V2DeprDefault,
@@ -179,45 +204,89 @@ func (s *Store) start(ctx context.Context) error {
 		Metrics:                           "basic",
 	})
 	if err != nil {
+		if listener != nil {
+			listener.Close()
+		}
 		return err
 	}
 	s.server = server
-	s.kv = v3rpc.NewQuotaKVServer(server)
 	server.Start()
-	if s.opts.ClientAddr != "" {
-		if err := s.serveClients(); err != nil {
-			return err
+	if err := s.elect(ctx); err != nil {
+		if listener != nil {
+			listener.Close()
+		}
+		return err
+	}
+	if listener != nil {
+		s.serveClients(listener)
+	}
+	return nil
+}
+
+// elect makes the only member the leader at once, by the message with which a
+// leader hands over. Otherwise it would wait for an election time-out: a second,
+// or a tick so short that it wakes the process a hundred times a second for ever.
+func (s *Store) elect(ctx context.Context) error {
+	id := uint64(s.server.MemberID())
+	handOver := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}
+	for wait := time.Millisecond; s.server.Lead() == 0; wait = min(2*wait, 50*time.Millisecond) {
+		// Ignored until raft has applied the membership it starts with.
+		if err := s.server.Process(ctx, handOver); err != nil {
+			return fmt.Errorf("elect the only member: %w", err)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-s.server.StopNotify():
+			timer.Stop()
+			return errors.New("etcd stopped during its start")
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("wait for etcd to elect itself: %w", ctx.Err())
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	select {
-	case <-server.ReadyNotify():
+	case <-s.server.ReadyNotify():
 		return nil
-	case <-server.StopNotify():
+	case <-s.server.StopNotify():
 		return errors.New("etcd stopped during its start")
 	case <-ctx.Done():
 		return fmt.Errorf("wait for etcd to be ready: %w", ctx.Err())
 	}
 }
 
-// serveClients opens the port for etcdctl.
-func (s *Store) serveClients() error {
-	if s.opts.TLS == nil || s.opts.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
-		return errors.New("the client port must demand client certificates")
+// listen opens the port for etcdctl.
+func (s *Store) listen(ctx context.Context) (net.Listener, error) {
+	if c := s.opts.TLS; c == nil || c.ClientAuth != tls.RequireAndVerifyClientCert || c.ClientCAs == nil {
+		return nil, errors.New("the store's client port must demand client certificates of a CA of its own")
 	}
-	l, err := net.Listen("tcp", s.opts.ClientAddr)
+	host, _, err := net.SplitHostPort(s.opts.ClientAddr)
 	if err != nil {
-		return fmt.Errorf("open the store's client port: %w", err)
+		return nil, fmt.Errorf("the store's client address: %w", err)
 	}
-	s.grpc = v3rpc.Server(s.server, s.opts.TLS, nil)
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("the store's client address %s is not a loopback address", s.opts.ClientAddr)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.opts.ClientAddr)
+	if err != nil {
+		return nil, fmt.Errorf("open the store's client port: %w", err)
+	}
+	s.addr = l.Addr()
+	return l, nil
+}
+
+func (s *Store) serveClients(l net.Listener) {
+	s.grpc = v3rpc.Server(s.server, s.opts.TLS, nil, grpc.WaitForHandlers(true))
 	s.wg.Go(func() {
 		if err := s.grpc.Serve(l); err != nil && s.ctx.Err() == nil {
 			s.log.Error("serve the store's client port", "err", err)
 		}
 	})
-	return nil
 }
+
+// ClientAddr is where etcdctl can connect; nil without such a port.
+func (s *Store) ClientAddr() net.Addr { return s.addr }
 
 // Close stops the server. Every acknowledged write is on disk already.
 func (s *Store) Close() error {
@@ -227,143 +296,29 @@ func (s *Store) Close() error {
 
 func (s *Store) stop() {
 	s.cancel()
+	s.calls.Lock()   // waits for the calls under way; the next sees ctx
+	s.calls.Unlock() //nolint:staticcheck // nothing to do in between
 	if s.grpc != nil {
 		s.grpc.Stop()
 	}
+	s.wg.Wait()
 	if s.server != nil {
 		s.server.Stop()
 	}
-	s.wg.Wait()
 	s.lock.Close()
 }
 
-func (s *Store) Get(ctx context.Context, key string) (store.KV, int64, error) {
-	r, err := s.server.Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: true})
-	if err != nil {
-		return store.KV{}, 0, s.err(ctx, err, false)
-	}
-	if len(r.Kvs) == 0 {
-		return store.KV{}, r.Header.Revision, store.ErrNotFound
-	}
-	return fromKV(r.Kvs[0]), r.Header.Revision, nil
-}
-
-// Reads of the only member are linearizable without asking raft: a write is
-// acknowledged after it was applied here.
-func (s *Store) List(ctx context.Context, prefix string, opts store.ListOptions) (store.ListResult, error) {
-	from := max(prefix, opts.From)
-	req := &pb.RangeRequest{Key: []byte(from), RangeEnd: end(prefix), Revision: opts.Revision, Limit: int64(opts.Limit), KeysOnly: opts.KeysOnly, Serializable: true}
-	r, err := s.server.Range(ctx, req)
-	if err != nil {
-		return store.ListResult{}, s.err(ctx, err, false)
-	}
-	out := store.ListResult{Revision: r.Header.Revision, More: r.More, KVs: make([]store.KV, len(r.Kvs))}
-	if opts.Revision != 0 {
-		out.Revision = opts.Revision
-	}
-	for i, kv := range r.Kvs {
-		out.KVs[i] = fromKV(kv)
-	}
-	return out, nil
-}
-
-// end is the first key after all those with a prefix.
-func end(prefix string) []byte {
-	b := []byte(prefix)
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] < 0xff {
-			b[i]++
-			return b[:i+1]
-		}
-	}
-	return []byte{0} // all keys
-}
-
-func fromKV(kv *mvccpb.KeyValue) store.KV {
-	return store.KV{Key: string(kv.Key), Value: kv.Value, ModRevision: kv.ModRevision, CreateRevision: kv.CreateRevision}
-}
-
-func (s *Store) Create(ctx context.Context, key string, value []byte) (int64, error) {
-	return s.write(ctx, key, 0, put(key, value))
-}
-
-func (s *Store) Update(ctx context.Context, key string, value []byte, revision int64) (int64, error) {
-	return s.write(ctx, key, revision, put(key, value))
-}
-
-func (s *Store) Delete(ctx context.Context, key string, revision int64) (int64, error) {
-	return s.write(ctx, key, revision, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(key)}}})
-}
-
-func put(key string, value []byte) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: value}}}
-}
-
-// write does op if the key's ModRevision is expected (0: no such key).
-func (s *Store) write(ctx context.Context, key string, expected int64, op *pb.RequestOp) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
+// enter begins a call that uses the server; leave ends it.
+func (s *Store) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
-		return 0, err // nothing was sent
+		return err
 	}
-	r, err := s.kv.Txn(ctx, &pb.TxnRequest{
-		Compare: []*pb.Compare{{Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, Key: []byte(key),
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: expected}}},
-		Success: []*pb.RequestOp{op},
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}},
-	})
-	if err != nil {
-		return 0, s.err(ctx, err, true)
-	}
-	if r.Succeeded {
-		s.compact.wrote()
-		return r.Header.Revision, nil
-	}
-	conflict := &store.ConflictError{Key: key}
-	if found := r.Responses[0].GetResponseRange(); len(found.GetKvs()) > 0 {
-		kv := fromKV(found.Kvs[0])
-		conflict.Current = &kv
-	}
-	return 0, conflict
-}
-
-func (s *Store) Revision(context.Context) (int64, error) {
+	s.calls.RLock()
 	if s.ctx.Err() != nil {
-		return 0, store.ErrClosed
-	}
-	return s.server.KV().Rev(), nil
-}
-
-func (s *Store) Compact(ctx context.Context, revision int64) error {
-	_, err := s.server.Compact(ctx, &pb.CompactionRequest{Revision: revision})
-	return s.err(ctx, err, true)
-}
-
-// err turns etcd's errors into the store's. sent says that a write may have been
-// proposed, so that a time-out leaves its outcome open.
-func (s *Store) err(ctx context.Context, err error, sent bool) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, mvcc.ErrCompacted), errors.Is(err, rpctypes.ErrGRPCCompacted):
-		return store.ErrCompacted
-	case errors.Is(err, mvcc.ErrFutureRev), errors.Is(err, rpctypes.ErrGRPCFutureRev):
-		return store.ErrFutureRevision
-	case errors.Is(err, etcderrors.ErrNoSpace), errors.Is(err, rpctypes.ErrGRPCNoSpace):
-		s.compact.full()
-		return store.ErrNoSpace
-	case errors.Is(err, etcderrors.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrGRPCRequestTooLarge):
-		return store.ErrTooLarge
-	case s.ctx.Err() != nil, errors.Is(err, etcderrors.ErrStopped), errors.Is(err, rpctypes.ErrGRPCStopped), errors.Is(err, raft.ErrStopped):
-		if sent {
-			return errors.Join(store.ErrClosed, store.ErrUnknown)
-		}
+		s.calls.RUnlock()
 		return store.ErrClosed
-	case !sent && ctx.Err() != nil:
-		return ctx.Err()
-	case sent:
-		// Whatever else ends a proposal (time-out, lost leader) does not say whether it was applied.
-		return fmt.Errorf("%w: %w", store.ErrUnknown, err)
 	}
-	return err
+	return nil
 }
+
+func (s *Store) leave() { s.calls.RUnlock() }

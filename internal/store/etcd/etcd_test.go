@@ -1,13 +1,25 @@
 package etcd
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
+	"net"
+	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/proa-dev/proa/internal/store"
 	"github.com/proa-dev/proa/internal/store/storetest"
@@ -18,7 +30,7 @@ func open(t testing.TB, opts Options) *Store {
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
-	opts.Logger = slog.New(slog.DiscardHandler)
+	opts.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	s, err := New(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +52,7 @@ func TestDataAndRevisionSurviveARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(t.Context(), Options{Dir: dir}); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) {
+	if _, err = New(t.Context(), Options{Dir: dir}); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) {
 		t.Fatalf("a second server on the same folder: %v", err)
 	}
 	first.Close()
@@ -93,20 +105,189 @@ func TestATooLargeValueIsRefused(t *testing.T) {
 	}
 }
 
-func BenchmarkPut(b *testing.B) {
-	for _, parallel := range []int{1, 64} {
-		b.Run(fmt.Sprintf("clients-%d", parallel), func(b *testing.B) {
-			s := open(b, Options{})
-			value := make([]byte, 1500)
-			var n atomic.Int64
-			b.SetParallelism(max(1, parallel/2))
-			b.RunParallel(func(p *testing.PB) {
-				for p.Next() {
-					if _, err := s.Create(b.Context(), fmt.Sprintf("/k/%d", n.Add(1)), value); err != nil {
-						b.Error(err)
+// A store full of live data takes no put, still takes deletes, and after them
+// puts again.
+func TestDeletesMakeRoom(t *testing.T) {
+	s := open(t, Options{UnsafeNoFsync: true, QuotaBytes: 16 << 20})
+	ctx := t.Context()
+	revs := map[string]int64{}
+	var err error
+	for i := 0; err == nil && i < 100; i++ {
+		key, rev := fmt.Sprintf("/big/%d", i), int64(0)
+		if rev, err = s.Create(ctx, key, make([]byte, 1<<20)); err == nil {
+			revs[key] = rev
+		}
+	}
+	if !errors.Is(err, store.ErrNoSpace) {
+		t.Fatalf("filling 16 MiB: %v", err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if _, err := s.Create(ctx, "/small", nil); !errors.Is(err, store.ErrNoSpace) {
+		t.Fatalf("a store full of live data took a write: %v", err)
+	}
+	if all, err := s.List(ctx, "/big/", store.ListOptions{}); err != nil || len(all.KVs) != len(revs) {
+		t.Fatalf("%d keys of %d, %v: a refused write was applied", len(all.KVs), len(revs), err)
+	}
+	for key, rev := range revs {
+		if _, err := s.Delete(ctx, key, rev); err != nil {
+			t.Fatalf("delete in a full store: %v", err)
+		}
+	}
+	eventually(t, "writes go on", func() bool { _, err := s.Create(ctx, "/small", nil); return err == nil })
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+// History older than KeepFor goes by itself; what is live stays.
+func TestHistoryIsForgotten(t *testing.T) {
+	for name, opts := range map[string]Options{
+		"by age":    {UnsafeNoFsync: true, KeepFor: 200 * time.Millisecond},
+		"by number": {UnsafeNoFsync: true, KeepFor: time.Hour, KeepRevisions: 50},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, opts)
+			ctx := t.Context()
+			first, err := s.Create(ctx, "/a", []byte("0"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			rev := first
+			eventually(t, "the first revision is compacted", func() bool {
+				for range 20 {
+					if rev, err = s.Update(ctx, "/a", []byte("1"), rev); err != nil {
+						t.Fatal(err)
 					}
 				}
+				_, err := s.List(ctx, "/", store.ListOptions{Revision: first})
+				return errors.Is(err, store.ErrCompacted)
 			})
+			if kv, _, err := s.Get(ctx, "/a"); err != nil || kv.ModRevision != rev {
+				t.Fatalf("%+v, %v", kv, err)
+			}
+			if opts.KeepFor < time.Hour {
+				eventually(t, "the keeper sleeps", func() bool { return !s.keeper.awake.Load() })
+			}
 		})
+	}
+}
+
+// An idle store writes nothing to disk.
+func TestIdleWritesNothing(t *testing.T) {
+	s := open(t, Options{})
+	if _, err := s.Create(t.Context(), "/a", nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // etcd commits, and settles its version
+	before := bytesWritten(t)
+	time.Sleep(2 * time.Second)
+	if n := bytesWritten(t) - before; n != 0 {
+		t.Fatalf("%d bytes within 2 s of idleness", n)
+	}
+}
+
+func bytesWritten(t *testing.T) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+			fmt.Sscan(v, &n)
+		}
+	}
+	return n
+}
+
+// What etcdctl does: read over the client port with a certificate of the CA;
+// nobody else can.
+func TestClientPort(t *testing.T) {
+	ca, server := certificates(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(ca)
+	s := open(t, Options{UnsafeNoFsync: true, ClientAddr: "127.0.0.1:0", TLS: &tls.Config{
+		Certificates: []tls.Certificate{server}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}})
+	if _, err := s.Create(t.Context(), "/registry/a", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for name, certs := range map[string][]tls.Certificate{"with": {server}, "without": nil} {
+		c, err := clientv3.New(clientv3.Config{Endpoints: []string{s.ClientAddr().String()}, DialTimeout: 2 * time.Second,
+			TLS: &tls.Config{RootCAs: pool, Certificates: certs}, Logger: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		r, err := c.Get(ctx, "/registry/", clientv3.WithPrefix())
+		if name == "with" && (err != nil || len(r.Kvs) != 1 || string(r.Kvs[0].Value) != "x") {
+			t.Errorf("with a certificate: %+v, %v", r, err)
+		}
+		if name == "without" && err == nil {
+			t.Error("a client without a certificate can read")
+		}
+		cancel()
+		c.Close()
+	}
+}
+
+func TestClientPortIsRefusedWhenOpen(t *testing.T) {
+	mutual := &tls.Config{ClientCAs: x509.NewCertPool(), ClientAuth: tls.RequireAndVerifyClientCert}
+	for name, opts := range map[string]Options{
+		"no TLS":                 {ClientAddr: "127.0.0.1:0"},
+		"no client certificates": {ClientAddr: "127.0.0.1:0", TLS: &tls.Config{}},
+		"not loopback":           {ClientAddr: "0.0.0.0:0", TLS: mutual},
+		"a name":                 {ClientAddr: "localhost:0", TLS: mutual},
+	} {
+		opts.Dir = t.TempDir()
+		if s, err := New(t.Context(), opts); err == nil {
+			s.Close()
+			t.Errorf("%s: the port was opened", name)
+		}
+		// What failed to start holds no lock.
+		s, err := New(t.Context(), Options{Dir: opts.Dir, UnsafeNoFsync: true})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		s.Close()
+	}
+}
+
+func certificates(t *testing.T) (ca *x509.Certificate, leaf tls.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "store"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ca, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	return ca, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func BenchmarkStore(b *testing.B) {
+	storetest.Benchmark(b, func(b *testing.B) store.Store { return open(b, Options{}) })
+}
+
+// BenchmarkStart is from nothing to the first acknowledged write.
+func BenchmarkStart(b *testing.B) {
+	for range b.N {
+		s := open(b, Options{})
+		if _, err := s.Create(b.Context(), "/a", nil); err != nil {
+			b.Fatal(err)
+		}
+		s.Close()
 	}
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // newLogger hands etcd's warnings and errors to slog; what it tells of its
-// ordinary life is left out.
+// ordinary life is left out. zap ends the process after a fatal entry.
 func newLogger(log *slog.Logger) *zap.Logger { return zap.New(&core{log: log}) }
 
 type core struct {
@@ -24,11 +24,23 @@ func (c *core) With(f []zapcore.Field) zapcore.Core {
 }
 
 func (c *core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
-		return checked.AddCore(e, c)
+	// raft's warnings are about the other members, and about an election asked for
+	// too early.
+	switch {
+	case !c.Enabled(e.Level), e.Level == zapcore.WarnLevel && e.LoggerName == "raft", e.Level <= zapcore.ErrorLevel && ordinary[e.Message]:
+		return checked
 	}
-	return checked
+	return checked.AddCore(e, c)
 }
+
+// ordinary is said at every first start: the storage version is written when the
+// first commit has brought the term, and tokens are of no use beside certificates.
+var ordinary = map[string]bool{
+	"Failed to detect schema version":              true,
+	"failed to update storage version":             true,
+	"simple token is not cryptographically signed": true,
+}
+
 
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()

@@ -1,10 +1,13 @@
 // Package memory is a store that lives in the process: for tests and
 // simulations. It keeps every revision until Compact, starts one goroutine for
-// each watcher and none besides, and works within testing/synctest.
+// each watcher and none besides, and works within testing/synctest. Nothing is
+// kept when the process ends.
 package memory
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"strings"
 	"sync"
 
@@ -13,35 +16,59 @@ import (
 	"github.com/proa-dev/proa/internal/store"
 )
 
-type tree = btree.BTreeG[store.KV]
+// maxValue is what the etcd engine accepts, so that a test meets the same limit.
+const maxValue = 3 << 20
 
-// Store is an empty store at revision 1, as etcd begins.
+// Store is a revisioned map. Each key has its own list of versions, so a write
+// costs the same however much history is kept, and a read in the past is a read.
 type Store struct {
 	mu        sync.RWMutex
-	now       *tree
+	keys      btree.Map[string, *history]
 	revision  int64
 	compacted int64
-	past      []version     // ascending; past[i] holds from its revision on
-	log       []store.Event // every change after compacted
-	changed   chan struct{} // closed and replaced at each change
-	closed    bool
-	watchers  sync.WaitGroup
-	done      chan struct{}
+	// log has one event for each revision in (logStart, revision]. It is only ever
+	// appended to, or replaced by Compact: a watcher may read a part of it without mu.
+	log      []store.Event
+	logStart int64
+	watchers map[*watcher]struct{}
+	closed   bool
+
+	done    chan struct{}
+	running sync.WaitGroup
 }
 
-type version struct {
-	revision int64
-	tree     *tree
+// history holds a key's versions in revision order. A delete is a version
+// without a CreateRevision.
+type history struct {
+	versions []store.KV
 }
 
 var _ store.Store = (*Store)(nil)
 
-// New returns an empty store.
+// New returns an empty store at revision 1, as etcd begins.
 func New() *Store {
-	t := btree.NewBTreeG(func(a, b store.KV) bool { return a.Key < b.Key })
-	return &Store{now: t, revision: 1, past: []version{{1, t.Copy()}}, changed: make(chan struct{}), done: make(chan struct{})}
+	return &Store{revision: 1, logStart: 1, watchers: map[*watcher]struct{}{}, done: make(chan struct{})}
 }
 
+// at returns the key's state at a revision.
+func (h *history) at(revision int64) (store.KV, bool) {
+	for i := len(h.versions) - 1; i >= 0; i-- {
+		if v := h.versions[i]; v.ModRevision <= revision {
+			return v, v.CreateRevision != 0
+		}
+	}
+	return store.KV{}, false
+}
+
+// get returns the newest state. Callers hold mu.
+func (s *Store) get(key string) (store.KV, bool) {
+	if h, ok := s.keys.Get(key); ok {
+		return h.at(math.MaxInt64)
+	}
+	return store.KV{}, false
+}
+
+// Get implements store.Store.
 func (s *Store) Get(ctx context.Context, key string) (store.KV, int64, error) {
 	if err := ctx.Err(); err != nil {
 		return store.KV{}, 0, err
@@ -51,46 +78,39 @@ func (s *Store) Get(ctx context.Context, key string) (store.KV, int64, error) {
 	if s.closed {
 		return store.KV{}, 0, store.ErrClosed
 	}
-	kv, ok := s.now.Get(store.KV{Key: key})
+	kv, ok := s.get(key)
 	if !ok {
 		return store.KV{}, s.revision, store.ErrNotFound
 	}
 	return kv, s.revision, nil
 }
 
+// List implements store.Store.
 func (s *Store) List(ctx context.Context, prefix string, opts store.ListOptions) (store.ListResult, error) {
 	if err := ctx.Err(); err != nil {
 		return store.ListResult{}, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return store.ListResult{}, store.ErrClosed
-	}
 	at := opts.Revision
-	if at == 0 {
+	switch {
+	case s.closed:
+		return store.ListResult{}, store.ErrClosed
+	case at <= 0:
 		at = s.revision
-	}
-	if at > s.revision {
+	case at > s.revision:
 		return store.ListResult{}, store.ErrFutureRevision
-	}
-	if at < s.compacted {
+	case at < s.compacted:
 		return store.ListResult{}, store.ErrCompacted
 	}
-	t := s.now
-	if at < s.revision {
-		for i := len(s.past) - 1; i >= 0; i-- {
-			if s.past[i].revision <= at {
-				t = s.past[i].tree
-				break
-			}
-		}
-	}
 	out := store.ListResult{Revision: at}
-	from := max(prefix, opts.From)
-	t.Ascend(store.KV{Key: from}, func(kv store.KV) bool {
-		if !strings.HasPrefix(kv.Key, prefix) {
+	s.keys.Ascend(max(prefix, opts.From), func(key string, h *history) bool {
+		if !strings.HasPrefix(key, prefix) {
 			return false
+		}
+		kv, ok := h.at(at)
+		if !ok {
+			return true
 		}
 		if opts.Limit > 0 && len(out.KVs) == opts.Limit {
 			out.More = true
@@ -105,30 +125,44 @@ func (s *Store) List(ctx context.Context, prefix string, opts store.ListOptions)
 	return out, nil
 }
 
+// Create implements store.Store.
 func (s *Store) Create(ctx context.Context, key string, value []byte) (int64, error) {
-	return s.write(ctx, key, 0, value, store.Put)
+	return s.write(ctx, store.Put, key, value, func(_ store.KV, exists bool) bool { return !exists })
 }
 
+// Update implements store.Store.
 func (s *Store) Update(ctx context.Context, key string, value []byte, revision int64) (int64, error) {
-	return s.write(ctx, key, revision, value, store.Put)
+	return s.write(ctx, store.Put, key, value, isAt(revision))
 }
 
+// Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, key string, revision int64) (int64, error) {
-	return s.write(ctx, key, revision, nil, store.Delete)
+	return s.write(ctx, store.Delete, key, nil, isAt(revision))
 }
 
-// write changes a key whose ModRevision is expected (0: it must not exist).
-func (s *Store) write(ctx context.Context, key string, expected int64, value []byte, kind store.EventType) (int64, error) {
+func isAt(revision int64) func(store.KV, bool) bool {
+	return func(kv store.KV, exists bool) bool { return exists && kv.ModRevision == revision }
+}
+
+// write changes a key whose present state passes guard.
+func (s *Store) write(ctx context.Context, typ store.EventType, key string, value []byte, guard func(kv store.KV, exists bool) bool) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
+	}
+	if len(key)+len(value) > maxValue {
+		return 0, fmt.Errorf("write %s: %w", key, store.ErrTooLarge)
+	}
+	if typ == store.Put {
+		// The caller may use its buffer again, as with etcd.
+		value = append(make([]byte, 0, len(value)), value...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return 0, store.ErrClosed
 	}
-	old, exists := s.now.Get(store.KV{Key: key})
-	if exists != (expected != 0) || exists && old.ModRevision != expected {
+	old, exists := s.get(key)
+	if !guard(old, exists) {
 		err := &store.ConflictError{Key: key}
 		if exists {
 			err.Current = &old
@@ -136,33 +170,40 @@ func (s *Store) write(ctx context.Context, key string, expected int64, value []b
 		return 0, err
 	}
 	s.revision++
-	e := store.Event{Type: kind, KV: store.KV{Key: key, ModRevision: s.revision, CreateRevision: s.revision}}
-	if exists {
-		e.Prev = &old
-		e.KV.CreateRevision = old.CreateRevision
+	kv := store.KV{Key: key, ModRevision: s.revision}
+	if typ == store.Put {
+		kv.Value, kv.CreateRevision = value, s.revision
+		if exists {
+			kv.CreateRevision = old.CreateRevision
+		}
 	}
-	if kind == store.Put {
-		e.KV.Value = append([]byte(nil), value...)
-		s.now.Set(e.KV)
-	} else {
-		s.now.Delete(store.KV{Key: key})
+	h, known := s.keys.Get(key)
+	if !known {
+		h = &history{}
+		s.keys.Set(key, h)
 	}
-	s.past = append(s.past, version{s.revision, s.now.Copy()})
-	s.log = append(s.log, e)
-	close(s.changed)
-	s.changed = make(chan struct{})
+	h.versions = append(h.versions, kv)
+	s.log = append(s.log, store.Event{Type: typ, KV: kv})
+	for w := range s.watchers {
+		w.notice(key, s.revision)
+	}
 	return s.revision, nil
 }
 
+// Revision implements store.Store.
 func (s *Store) Revision(ctx context.Context) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
 		return 0, store.ErrClosed
 	}
-	return s.revision, ctx.Err()
+	return s.revision, nil
 }
 
+// Compact implements store.Store. The state at the revision itself can still be read.
 func (s *Store) Compact(ctx context.Context, revision int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -178,92 +219,53 @@ func (s *Store) Compact(ctx context.Context, revision int64) error {
 		return store.ErrCompacted
 	}
 	s.compacted = revision
-	i := 0
-	for i < len(s.past)-1 && s.past[i+1].revision <= revision {
-		i++
+	if revision <= s.logStart {
+		return nil
 	}
-	s.past = append([]version(nil), s.past[i:]...)
-	j := 0
-	for j < len(s.log) && s.log[j].KV.ModRevision <= revision {
-		j++
+	gone := s.log[:revision-s.logStart]
+	for i := range gone {
+		s.prune(gone[i].KV.Key, revision)
 	}
-	s.log = append([]store.Event(nil), s.log[j:]...)
+	s.log = append([]store.Event(nil), s.log[len(gone):]...)
+	s.logStart = revision
+	for w := range s.watchers {
+		if w.next != 0 && w.next <= revision {
+			w.compacted = true
+			w.wake()
+		}
+	}
 	return nil
+}
+
+// prune forgets the versions of a key that no read at or after revision can see.
+func (s *Store) prune(key string, revision int64) {
+	h, ok := s.keys.Get(key)
+	if !ok {
+		return
+	}
+	keep := 0
+	for keep+1 < len(h.versions) && h.versions[keep+1].ModRevision <= revision {
+		keep++
+	}
+	if v := h.versions[keep]; v.CreateRevision == 0 && v.ModRevision <= revision {
+		keep++
+	}
+	switch {
+	case keep == len(h.versions):
+		s.keys.Delete(key)
+	case keep > 0:
+		h.versions = append([]store.KV(nil), h.versions[keep:]...)
+	}
 }
 
 // Close ends every watch and waits for them.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil
+	if !s.closed {
+		s.closed = true
+		close(s.done)
 	}
-	s.closed = true
-	close(s.done)
 	s.mu.Unlock()
-	s.watchers.Wait()
+	s.running.Wait()
 	return nil
-}
-
-type watcher struct {
-	batches chan store.Batch
-	err     error
-}
-
-func (w *watcher) Batches() <-chan store.Batch { return w.batches }
-func (w *watcher) Err() error                  { return w.err }
-
-func (s *Store) Watch(ctx context.Context, prefix string, after int64) (store.Watcher, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, store.ErrClosed
-	}
-	if after < s.compacted {
-		return nil, store.ErrCompacted
-	}
-	w := &watcher{batches: make(chan store.Batch)}
-	s.watchers.Go(func() {
-		defer close(w.batches)
-		w.err = s.follow(ctx, w, prefix, after)
-	})
-	return w, nil
-}
-
-func (s *Store) follow(ctx context.Context, w *watcher, prefix string, after int64) error {
-	for {
-		s.mu.RLock()
-		if after < s.compacted {
-			s.mu.RUnlock()
-			return store.ErrCompacted
-		}
-		var events []store.Event
-		// Revisions in the log are consecutive, so the place of one is known.
-		start := len(s.log) - int(s.revision-after)
-		for _, e := range s.log[min(max(0, start), len(s.log)):] {
-			if strings.HasPrefix(e.KV.Key, prefix) {
-				events = append(events, e)
-			}
-		}
-		reached, changed := max(after, s.revision), s.changed
-		s.mu.RUnlock()
-		after = reached
-		if len(events) > 0 {
-			select {
-			case w.batches <- store.Batch{Events: events, Revision: reached}:
-			case <-ctx.Done():
-				return nil
-			case <-s.done:
-				return store.ErrClosed
-			}
-			continue
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil
-		case <-s.done:
-			return store.ErrClosed
-		}
-	}
 }

@@ -21,12 +21,20 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		test func(*testing.T, store.Store)
 	}{
 		{"writes are guarded by revision", guards},
+		{"a write at revision 0 matches nothing", atZero},
 		{"a list is a snapshot", lists},
+		{"the empty prefix is every key", everything},
+		{"a list pages through a snapshot", pages},
+		{"a replay claims no more than it delivered", replays},
+		{"a watch may start in the future", future},
+		{"the writer keeps its buffer", buffers},
+		{"a large value is refused", tooLarge},
 		{"a watch has no gaps under concurrent writers", watches},
 		{"compaction forgets, and says so", compacts},
 		{"concurrent updates of one key lose nothing", counter},
 		{"a watch sees deletes and ends with its context", deletes},
 		{"a closed store says so", closes},
+		{"a store closes under load", closesUnderLoad},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
 	}
@@ -164,7 +172,7 @@ func compacts(t *testing.T, s store.Store) {
 	if _, err := s.List(ctx, "/c/", store.ListOptions{Revision: r1}); !errors.Is(err, store.ErrCompacted) {
 		t.Errorf("list at a compacted revision: %v", err)
 	}
-	if w, err := s.Watch(ctx, "/c/", r1-1); err == nil {
+	if w, err := s.Watch(ctx, "/c/", r2-1); err == nil {
 		for range w.Batches() {
 			t.Error("a watch from a compacted revision delivers events")
 		}
@@ -175,6 +183,17 @@ func compacts(t *testing.T, s store.Store) {
 	} else if !errors.Is(err, store.ErrCompacted) {
 		t.Errorf("watch from a compacted revision: %v", err)
 	}
+	// The revision itself can still be read, and watched from.
+	if at, err := s.List(ctx, "/c/", store.ListOptions{Revision: r2}); err != nil || len(at.KVs) != 1 || string(at.KVs[0].Value) != "2" {
+		t.Errorf("list at the compacted revision: %+v, %v", at, err)
+	}
+	watching, stop := context.WithCancel(ctx)
+	if w, err := s.Watch(watching, "/c/", r2); err != nil {
+		t.Errorf("watch after the compacted revision: %v", err)
+	} else if batch := <-w.Batches(); len(batch.Events) != 1 || batch.Events[0].KV.ModRevision != r3 {
+		t.Errorf("watch after the compacted revision: %+v, %v", batch, w.Err())
+	}
+	stop()
 	if err := s.Compact(ctx, r1); !errors.Is(err, store.ErrCompacted) {
 		t.Errorf("compact twice: %v", err)
 	}
@@ -253,9 +272,184 @@ func closes(t *testing.T, s store.Store) {
 	if !errors.Is(w.Err(), store.ErrClosed) {
 		t.Errorf("the watch ended with %v", w.Err())
 	}
-	if _, err := s.Create(ctx, "/y", nil); !errors.Is(err, store.ErrClosed) {
-		t.Errorf("create: %v", err)
+	for name, call := range map[string]func() error{
+		"create":   func() error { _, err := s.Create(ctx, "/y", nil); return err },
+		"update":   func() error { _, err := s.Update(ctx, "/x", nil, 2); return err },
+		"delete":   func() error { _, err := s.Delete(ctx, "/x", 2); return err },
+		"get":      func() error { _, _, err := s.Get(ctx, "/x"); return err },
+		"list":     func() error { _, err := s.List(ctx, "/", store.ListOptions{}); return err },
+		"watch":    func() error { _, err := s.Watch(ctx, "/", 0); return err },
+		"revision": func() error { _, err := s.Revision(ctx); return err },
+		"compact":  func() error { return s.Compact(ctx, 2) },
+	} {
+		if err := call(); !errors.Is(err, store.ErrClosed) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
+	if err := s.Close(); err != nil {
+		t.Errorf("second close: %v", err)
+	}
+}
+
+// Close under load neither crashes nor hangs, and every call that fails says why.
+func closesUnderLoad(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for j := 0; ; j++ {
+				_, err := s.Create(ctx, fmt.Sprintf("/x/%d-%d", i, j), []byte("x"))
+				if err == nil {
+					_, err = s.List(ctx, "/x/", store.ListOptions{Limit: 10})
+				}
+				if err != nil {
+					if !errors.Is(err, store.ErrClosed) {
+						t.Errorf("a call failed with %v", err)
+					}
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(20 * time.Millisecond)
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+}
+
+func atZero(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	var conflict *store.ConflictError
+	if _, err := s.Update(ctx, "/z", nil, 0); !errors.As(err, &conflict) || conflict.Current != nil {
+		t.Errorf("update of nothing at 0: %v", err)
+	}
+	if _, err := s.Delete(ctx, "/z", 0); !errors.As(err, &conflict) || conflict.Current != nil {
+		t.Errorf("delete of nothing at 0: %v", err)
+	}
+	rev := must(s.Create(ctx, "/z", []byte("x")))(t)
+	if _, err := s.Delete(ctx, "/z", 0); !errors.As(err, &conflict) || conflict.Current == nil || conflict.Current.ModRevision != rev {
+		t.Errorf("delete at 0: %v", err)
+	}
+}
+
+func everything(t *testing.T, s store.Store) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	w := must(s.Watch(ctx, "", mustRevision(t, s)))(t)
+	must(s.Create(ctx, "/a", nil))(t)
+	must(s.Create(ctx, "b", nil))(t)
+	for got := 0; got < 2; {
+		batch, ok := <-w.Batches()
+		if !ok {
+			t.Fatalf("the watch ended after %d events: %v", got, w.Err())
+		}
+		got += len(batch.Events)
+	}
+	if all := must(s.List(ctx, "", store.ListOptions{}))(t); len(all.KVs) != 2 {
+		t.Fatalf("%d keys", len(all.KVs))
+	}
+}
+
+func pages(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	for i := range 25 {
+		must(s.Create(ctx, fmt.Sprintf("/p/%02d", i), nil))(t)
+	}
+	must(s.Create(ctx, "/q", nil))(t)
+	var got []string
+	opts := store.ListOptions{Limit: 10}
+	for {
+		page := must(s.List(ctx, "/p/", opts))(t)
+		for _, kv := range page.KVs {
+			got = append(got, kv.Key)
+		}
+		if !page.More {
+			break
+		}
+		opts.Revision, opts.From = page.Revision, page.KVs[len(page.KVs)-1].Key+"\x00"
+		// What is written between the pages is in none of them.
+		must(s.Create(ctx, fmt.Sprintf("/p/new-%d", len(got)), nil))(t)
+	}
+	if len(got) != 25 || got[0] != "/p/00" || got[24] != "/p/24" {
+		t.Fatalf("paged through %v", got)
+	}
+	if past := must(s.List(ctx, "/p/", store.ListOptions{From: "/q"}))(t); len(past.KVs) != 0 || past.More {
+		t.Fatalf("from after the prefix: %+v", past)
+	}
+	exact := must(s.List(ctx, "/p/", store.ListOptions{Limit: 25, Revision: opts.Revision}))(t)
+	if len(exact.KVs) != 25 || exact.More {
+		t.Fatalf("a limit that fits: %d keys, more %v", len(exact.KVs), exact.More)
+	}
+}
+
+// Batch.Revision is what a reader may resume from: it must never be beyond an
+// event still to come, however long the replay is.
+func replays(t *testing.T, s store.Store) {
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	const n = 2500
+	start := mustRevision(t, s)
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			for j := range n / 10 {
+				if _, err := s.Create(ctx, fmt.Sprintf("/r/%d-%d", i, j), nil); err != nil {
+					t.Errorf("create: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w := must(s.Watch(ctx, "/r/", start))(t)
+	want := start
+	var claimed int64
+	for want < start+n {
+		batch, ok := <-w.Batches()
+		if !ok {
+			t.Fatalf("the replay ended at %d: %v", want, w.Err())
+		}
+		for _, e := range batch.Events {
+			if want++; e.KV.ModRevision != want {
+				t.Fatalf("revision %d, want %d", e.KV.ModRevision, want)
+			}
+			if e.KV.ModRevision <= claimed {
+				t.Fatalf("revision %d comes after a batch that claimed all up to %d", e.KV.ModRevision, claimed)
+			}
+		}
+		claimed = batch.Revision
+	}
+}
+
+func future(t *testing.T, s store.Store) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	now := mustRevision(t, s)
+	w := must(s.Watch(ctx, "/f/", now+2))(t)
+	for i := range 3 {
+		must(s.Create(ctx, fmt.Sprintf("/f/%d", i), nil))(t)
+	}
+	batch, ok := <-w.Batches()
+	if !ok || len(batch.Events) == 0 || batch.Events[0].KV.ModRevision != now+3 {
+		t.Fatalf("got %+v, %v; want revision %d first", batch, w.Err(), now+3)
+	}
+}
+
+func buffers(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	buffer := []byte("before")
+	must(s.Create(ctx, "/b", buffer))(t)
+	copy(buffer, "AFTER!")
+	if kv, _, err := s.Get(ctx, "/b"); err != nil || string(kv.Value) != "before" {
+		t.Fatalf("%q, %v", kv.Value, err)
+	}
+}
+
+func tooLarge(t *testing.T, s store.Store) {
+	if _, err := s.Create(t.Context(), "/large", make([]byte, 4<<20)); !errors.Is(err, store.ErrTooLarge) {
+		t.Fatalf("4 MiB: %v", err)
+	}
+	must(s.Create(t.Context(), "/fits", make([]byte, 1<<20)))(t)
 }
 
 func mustRevision(t *testing.T, s store.Store) int64 {
