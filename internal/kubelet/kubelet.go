@@ -37,10 +37,15 @@ import (
 	"github.com/proa-dev/proa/internal/kubelet/volume"
 )
 
-// Recorder records events. obj is the object the event is about; fieldPath names
-// a part of it ("spec.containers{web}") or is empty.
+// Recorder records events about objects.
 type Recorder interface {
-	Event(obj client.Object, fieldPath, eventType, reason, message string)
+	Eventf(obj client.Object, eventType, reason, format string, args ...any)
+}
+
+// FieldRecorder is a Recorder that can say which part of an object an event is
+// about ("spec.containers{web}").
+type FieldRecorder interface {
+	EventFieldf(obj client.Object, fieldPath, eventType, reason, format string, args ...any)
 }
 
 // Config of a kubelet.
@@ -144,7 +149,7 @@ func New(cfg Config) (*Kubelet, error) {
 		MaxPods: cfg.MaxPods, Port: portOf(cfg.Listen), Version: cfg.Version, Labels: cfg.Labels, Taints: cfg.Taints, Reserved: cfg.Reserved,
 		Event: func(o *corev1.Node, eventType, reason, format string, args ...any) {
 			if cfg.Recorder != nil && o != nil {
-				cfg.Recorder.Event(o, "", eventType, reason, fmt.Sprintf(format, args...))
+				cfg.Recorder.Eventf(o, eventType, reason, format, args...)
 			}
 		},
 		OnPressure:   k.pressure,
@@ -196,11 +201,11 @@ func (k *Kubelet) event(p *corev1.Pod, container, eventType, reason, format stri
 	if k.cfg.Recorder == nil || p == nil {
 		return
 	}
-	path := ""
-	if container != "" {
-		path = fieldPath(p, container)
+	if f, ok := k.cfg.Recorder.(FieldRecorder); ok && container != "" {
+		f.EventFieldf(p, fieldPath(p, container), eventType, reason, format, args...)
+		return
 	}
-	k.cfg.Recorder.Event(p, path, eventType, reason, fmt.Sprintf(format, args...))
+	k.cfg.Recorder.Eventf(p, eventType, reason, format, args...)
 }
 
 func fieldPath(p *corev1.Pod, container string) string {
