@@ -15,9 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/kubelet/internal/apifake"
@@ -241,5 +239,3 @@ func TestPodRunsAndIsDeleted(t *testing.T) {
 	})
 }
 
-var _ = resource.MustParse
-var _ runtimeapi.ContainerState

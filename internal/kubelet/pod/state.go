@@ -303,7 +303,7 @@ func (s *state) observe(cs *runtimeapi.ContainerStatus, sandboxID string) (*cont
 	if cs.StartedAt > 0 {
 		in.started = cs.StartedAt
 	}
-	if in.exited() {
+	if in.exited() && changed {
 		in.finished, in.exitCode, in.reason, in.message = cs.FinishedAt, cs.ExitCode, cs.Reason, cs.Message
 		if in.finished == 0 {
 			in.finished = time.Now().UnixNano()

@@ -145,7 +145,7 @@ func (s *state) containerStatus(c *container, old *corev1.ContainerStatus) corev
 		started, ready := c.started, c.ready
 		cs.State.Running = &corev1.ContainerStateRunning{StartedAt: unixTime(i.started)}
 		cs.Started = &started
-		cs.Ready = ready && started
+		cs.Ready = ready && started && (c.kind == kindApp || c.kind == kindSidecar)
 		cs.Resources, cs.AllocatedResources = resourcesOf(c), requestsOf(c)
 		if u := i.user.GetLinux(); u != nil {
 			cs.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
