@@ -65,7 +65,6 @@ func (k *Kubelet) find(ctx context.Context) error {
 		}
 		f := of(uid)
 		f.Containers = append(f.Containers, pod.FoundContainer{Sandbox: c.PodSandboxId, Status: st.Status})
-		k.known[c.Id] = c.State
 	}
 	uids := make([]types.UID, 0, len(k.found))
 	for uid := range k.found {

@@ -104,7 +104,6 @@ type Kubelet struct {
 	actors map[types.UID]*entry
 	found  map[types.UID]*pod.Found
 	early  map[types.UID][]*runtimeapi.ContainerEventResponse
-	known  map[string]runtimeapi.ContainerState // for relist
 	wg     sync.WaitGroup
 	evict  time.Time
 }
@@ -141,7 +140,7 @@ func New(cfg Config) (*Kubelet, error) {
 		cfg: cfg, log: cfg.Logger,
 		ready: make(chan struct{}), synced: make(chan struct{}),
 		actors: map[types.UID]*entry{}, found: map[types.UID]*pod.Found{},
-		early: map[types.UID][]*runtimeapi.ContainerEventResponse{}, known: map[string]runtimeapi.ContainerState{},
+		early: map[types.UID][]*runtimeapi.ContainerEventResponse{},
 	}
 	n, err := node.New(node.Config{
 		Name: cfg.NodeName, IPs: cfg.NodeIPs, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images,
@@ -171,12 +170,12 @@ func New(cfg Config) (*Kubelet, error) {
 	capacity := n.Capacity()
 	k.deps = pod.Deps{
 		HostIPs: cfg.NodeIPs, Client: cfg.Client, Runtime: cfg.Runtime,
-		Images:  image.New(cfg.Images, filepath.Join(cfg.RootDir, "image-pulls.json"), k.event, cfg.Logger),
+		Images:  image.New(cfg.Images, filepath.Join(cfg.RootDir, "image-pulls.json"), k.event, n.ImagesChanged, cfg.Logger),
 		Volumes: k.volumes, Sources: sources, Users: k.users,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, ResolvConf: cfg.ResolvConf,
 		RootDir: cfg.RootDir, LogDir: cfg.LogDir,
 		UserAgent: userAgent(cfg.Version), CgroupV2: pod.IsCgroupV2(), MemoryCapacity: capacity.Memory().Value(),
-		Allocatable: n.Allocatable, Services: k.servicesOf, Event: k.event, TailLog: logs.Tail,
+		Allocatable: n.Allocatable, RecursiveReadOnly: k.recursiveReadOnly, Services: k.servicesOf, Event: k.event, TailLog: logs.Tail,
 		RuntimeHandler: k.runtimeHandler, Settled: k.settled, Ended: k.ended, Logger: cfg.Logger,
 	}
 	return k, nil
@@ -224,13 +223,25 @@ func fieldPath(p *corev1.Pod, container string) string {
 
 func (k *Kubelet) servicesOf(namespace string) (own, all []*corev1.Service) {
 	own = k.services.List(namespace, nil)
-	if s, ok := k.services.Get(metav1NamespaceDefault, "kubernetes"); ok {
+	if s, ok := k.services.Get(corev1.NamespaceDefault, "kubernetes"); ok {
 		all = append(all, s)
 	}
 	return own, all
 }
 
-const metav1NamespaceDefault = "default"
+// recursiveReadOnly reports whether the default runtime handler has such mounts.
+func (k *Kubelet) recursiveReadOnly() bool {
+	n := k.node.Object()
+	if n == nil {
+		return false
+	}
+	for _, h := range n.Status.RuntimeHandlers {
+		if h.Name == "" && h.Features != nil && h.Features.RecursiveReadOnlyMounts != nil {
+			return *h.Features.RecursiveReadOnlyMounts
+		}
+	}
+	return false
+}
 
 func (k *Kubelet) runtimeHandler(ctx context.Context, class string) (string, error) {
 	gvr := schema.GroupVersionResource{Group: "node.k8s.io", Version: "v1", Resource: "runtimeclasses"}

@@ -238,4 +238,3 @@ func TestPodRunsAndIsDeleted(t *testing.T) {
 		}
 	})
 }
-

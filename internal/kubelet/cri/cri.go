@@ -68,17 +68,12 @@ const (
 	LabelPodUID        = "io.kubernetes.pod.uid"
 	LabelContainerName = "io.kubernetes.container.name"
 
-	AnnotationHash            = "io.kubernetes.container.hash"
-	AnnotationRestartCount    = "io.kubernetes.container.restartCount"
-	AnnotationMessagePath     = "io.kubernetes.container.terminationMessagePath"
-	AnnotationMessagePolicy   = "io.kubernetes.container.terminationMessagePolicy"
-	AnnotationGracePeriod     = "io.kubernetes.pod.terminationGracePeriod"
-	AnnotationDeletionGrace   = "io.kubernetes.pod.deletionGracePeriod"
-	AnnotationContainerPorts  = "io.kubernetes.container.ports"
-	AnnotationPreStopHandler  = "io.kubernetes.container.preStopHandler"
-	AnnotationSource          = "kubernetes.io/config.source"
-	AnnotationSeen            = "kubernetes.io/config.seen"
-	AnnotationProbeGraceField = "io.kubernetes.container.probeTerminationGracePeriod"
+	AnnotationHash          = "io.kubernetes.container.hash"
+	AnnotationRestartCount  = "io.kubernetes.container.restartCount"
+	AnnotationMessagePath   = "io.kubernetes.container.terminationMessagePath"
+	AnnotationMessagePolicy = "io.kubernetes.container.terminationMessagePolicy"
+	AnnotationGracePeriod   = "io.kubernetes.pod.terminationGracePeriod"
+	AnnotationSource        = "kubernetes.io/config.source"
 )
 
 // IsNotFound reports whether the runtime does not know the sandbox or container.

@@ -53,6 +53,7 @@ type EventFunc func(pod *corev1.Pod, container, eventType, reason, format string
 type Puller struct {
 	images  cri.Images
 	event   EventFunc
+	pulled  func()
 	log     *slog.Logger
 	records *records
 
@@ -75,9 +76,10 @@ type pull struct {
 	cancel  context.CancelFunc
 }
 
-// New returns a puller that keeps its pull records in file ("" for none).
-func New(images cri.Images, file string, event EventFunc, log *slog.Logger) *Puller {
-	return &Puller{images: images, event: event, log: log, records: openRecords(file, log), backoff: map[string]*backoff{}, pulls: map[string]*pull{}}
+// New returns a puller that keeps its pull records in file ("" for none) and calls
+// pulled, which must not block, after each pull.
+func New(images cri.Images, file string, event EventFunc, pulled func(), log *slog.Logger) *Puller {
+	return &Puller{images: images, event: event, pulled: pulled, log: log, records: openRecords(file, log), backoff: map[string]*backoff{}, pulls: map[string]*pull{}}
 }
 
 // Image is what a container needs to know of its image.
@@ -160,6 +162,7 @@ func (p *Puller) pullFor(ctx context.Context, pod *corev1.Pod, container, name s
 		img = &runtimeapi.Image{Id: ref}
 	}
 	p.records.add(img.Id, used)
+	p.pulled()
 	took := time.Since(begin).Truncate(time.Millisecond)
 	p.event(pod, container, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.", name, took, took, img.Size)
 	return toImage(img), nil

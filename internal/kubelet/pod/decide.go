@@ -443,7 +443,7 @@ func boolTo(b bool, yes, no time.Duration) time.Duration {
 }
 
 func (s *state) decideTeardown(now time.Time, p *plan) {
-	if s.volumes == busy || s.refreshing {
+	if s.volumes == busy || s.refreshing || (s.sandbox != nil && s.sandbox.stopOp) {
 		return
 	}
 	if s.sandbox != nil && s.sandbox.ready {

@@ -69,7 +69,7 @@ func (a *Actor) do(act *action, now time.Time) {
 			c.cancel()
 		}
 	case actBackoff:
-		a.event1(c, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.name, a.s.pod.Name, a.s.pod.Namespace, a.s.pod.UID)
+		a.tell(c, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", c.name, a.s.pod.Name, a.s.pod.Namespace, a.s.pod.UID)
 	case actRelease:
 		a.release()
 	case actDeleteAPI:
@@ -105,7 +105,7 @@ func (a *Actor) setupVolumes() {
 func (a *Actor) volumeErrors(err error) {
 	for _, e := range volume.ErrorsOf(err) {
 		if a.ctx.Err() == nil {
-			a.event1(nil, corev1.EventTypeWarning, "FailedMount", "%s", e.Error())
+			a.tell(nil, corev1.EventTypeWarning, "FailedMount", "%s", e.Error())
 		}
 	}
 }
@@ -158,7 +158,7 @@ func (a *Actor) runSandbox() {
 			if err != nil {
 				if a.ctx.Err() == nil {
 					a.log.Warn("creating the sandbox", "err", err)
-					a.event1(nil, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %s", cri.ErrorText(err))
+					a.tell(nil, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %s", cri.ErrorText(err))
 				}
 				s.sandboxAt = time.Now().Add(retryDelay(s.sandboxTry + 1))
 				s.sandboxTry++
@@ -196,6 +196,7 @@ func (a *Actor) makeSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32
 	}
 	st, err := a.d.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: r.PodSandboxId})
 	if err != nil {
+		a.abandon(r.PodSandboxId)
 		return &sandbox{id: r.PodSandboxId, attempt: attempt}, err
 	}
 	sb := toSandbox(st.Status)
@@ -205,9 +206,19 @@ func (a *Actor) makeSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32
 	}
 	if err := a.d.writeHosts(pod, ips); err != nil {
 		sb.ready = false
+		a.abandon(sb.id)
 		return sb, fmt.Errorf("writing the hosts file: %w", err)
 	}
 	return sb, nil
+}
+
+// abandon stops a sandbox that cannot be used; it is removed with the pod.
+func (a *Actor) abandon(id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), 10*time.Second)
+	defer cancel()
+	if _, err := a.d.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+		a.log.Warn("stopping an unusable sandbox", "sandbox", id, "err", err)
+	}
 }
 
 // stopSandbox stops the sandbox and all in it. A message says that the sandbox is
@@ -217,7 +228,7 @@ func (a *Actor) stopSandbox(message string) {
 	sb := s.sandbox
 	sb.stopOp = true
 	if message != "" {
-		a.event1(nil, corev1.EventTypeNormal, "SandboxChanged", "%s", message)
+		a.tell(nil, corev1.EventTypeNormal, "SandboxChanged", "%s", message)
 	}
 	var running []*instance
 	for c := range s.all {
@@ -252,7 +263,7 @@ func (a *Actor) stopSandbox(message string) {
 			}
 			if err != nil {
 				if a.ctx.Err() == nil {
-					a.event1(nil, corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %s", cri.ErrorText(err))
+					a.tell(nil, corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %s", cri.ErrorText(err))
 				}
 				s.sandboxAt = time.Now().Add(retryDelay(s.sandboxTry + 1))
 				s.sandboxTry++
@@ -379,18 +390,18 @@ func (a *Actor) startDone(c *container, r startResult, sb *sandbox, spec *corev1
 	}
 	switch r.reason {
 	case reasonPostStart:
-		a.event1(c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+		a.tell(c, corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 		if i := c.last(); i != nil && i.id == r.id && i.running() {
 			c.restart = &restart{message: "FailedPostStartHook", grace: podGrace(a.s.pod)}
 		}
 		return
 	case reasonRun:
-		a.event1(c, corev1.EventTypeWarning, "Failed", "Error: %s", r.message)
+		a.tell(c, corev1.EventTypeWarning, "Failed", "Error: %s", r.message)
 		if i := c.last(); i != nil && i.id == r.id && i.exited() {
 			return // it counts as an instance that ended
 		}
 	default:
-		a.event1(c, corev1.EventTypeWarning, "Failed", "Error: %s", r.message)
+		a.tell(c, corev1.EventTypeWarning, "Failed", "Error: %s", r.message)
 	}
 	c.waiting = &corev1.ContainerStateWaiting{Reason: r.reason, Message: r.message}
 	c.retryAt = time.Now().Add(configRetry)
@@ -527,7 +538,7 @@ func (a *Actor) runProbe(ctx context.Context, c *container, i *instance, t probe
 	w := &probe.Worker{
 		Type: t, Probe: p, Target: a.target(i.id, ips, c.spec), StartedAt: time.Unix(0, i.started),
 		Initial: t == probe.Readiness && c.ready,
-		Report:  func(ok bool) { a.post(func() { a.probed1(ctx, c, i, t, p, ok) }) },
+		Report:  func(ok bool) { a.post(func() { a.onProbe(ctx, c, i, t, p, ok) }) },
 		Event: func(reason, message string) {
 			a.d.Event(pod, name, corev1.EventTypeWarning, reason, "%s", message)
 		},
@@ -535,7 +546,7 @@ func (a *Actor) runProbe(ctx context.Context, c *container, i *instance, t probe
 	a.ops.Go(func() { w.Run(ctx) })
 }
 
-func (a *Actor) probed1(ctx context.Context, c *container, i *instance, t probe.Type, p *corev1.Probe, ok bool) {
+func (a *Actor) onProbe(ctx context.Context, c *container, i *instance, t probe.Type, p *corev1.Probe, ok bool) {
 	if ctx.Err() != nil || c.last() != i || !i.running() {
 		return
 	}
@@ -569,7 +580,7 @@ func (a *Actor) stop(c *container, i *instance, grace time.Duration, message str
 	i.stops++
 	i.stopAt, i.stopGrace = now, grace
 	if first {
-		a.event1(c, corev1.EventTypeNormal, "Killing", "%s", message)
+		a.tell(c, corev1.EventTypeNormal, "Killing", "%s", message)
 	}
 	if a.s.kill != nil && c.probes != nil {
 		// Readiness goes on until the end: endpoints follow it. Liveness must not.
@@ -702,7 +713,7 @@ func (a *Actor) resize(c *container, i *instance) {
 		return func() {
 			c.resizing = false
 			if err != nil {
-				a.event1(c, corev1.EventTypeWarning, "ResizeError", "Error resizing container %s: %s", c.name, cri.ErrorText(err))
+				a.tell(c, corev1.EventTypeWarning, "ResizeError", "Error resizing container %s: %s", c.name, cri.ErrorText(err))
 				c.retryAt = time.Now().Add(configRetry)
 				return
 			}
@@ -720,7 +731,7 @@ func (a *Actor) release() {
 		return func() {
 			if err != nil {
 				a.log.Warn("releasing volumes", "err", err)
-				a.event1(nil, corev1.EventTypeWarning, "FailedUnMount", "%s", err.Error())
+				a.tell(nil, corev1.EventTypeWarning, "FailedUnMount", "%s", err.Error())
 				a.s.released = todo
 				a.again()
 				return

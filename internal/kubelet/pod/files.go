@@ -240,7 +240,7 @@ func (d *Deps) mounts(pod *corev1.Pod, c *corev1.Container, attempt uint32, vars
 				return nil, fmt.Errorf("subPath %q of volume %q must be relative and must not contain \"..\"", sub, m.Name)
 			}
 			var err error
-			if mount.HostPath, err = d.Volumes.SubPath(pod, c.Name, i, m.Name, v.Path, sub, mount.Readonly); err != nil {
+			if mount.HostPath, err = d.Volumes.SubPath(pod, c.Name, i, m.Name, v.Path, sub, m.ReadOnly && !v.ReadOnly); err != nil {
 				return nil, err
 			}
 		} else if err := makeHostPath(pod, m.Name, v.Path); err != nil {
@@ -255,7 +255,7 @@ func (d *Deps) mounts(pod *corev1.Pod, c *corev1.Container, attempt uint32, vars
 			}
 		}
 		if r := m.RecursiveReadOnly; r != nil && mount.Readonly {
-			mount.RecursiveReadOnly = *r == corev1.RecursiveReadOnlyEnabled || *r == corev1.RecursiveReadOnlyIfPossible && d.RecursiveReadOnly
+			mount.RecursiveReadOnly = *r == corev1.RecursiveReadOnlyEnabled || *r == corev1.RecursiveReadOnlyIfPossible && d.RecursiveReadOnly()
 		}
 		out = append(out, mount)
 	}

@@ -29,23 +29,24 @@ import (
 
 // Deps is what all actors of a node share.
 type Deps struct {
-	HostIPs           []string
-	Client            client.Interface
-	Runtime           cri.Runtime
-	Images            *image.Puller
-	Volumes           *volume.Volumes
-	Sources           *source.Sources
-	Users             *Users
-	ClusterDNS        []string
-	ClusterDomain     string
-	ResolvConf        string
-	RootDir, LogDir   string
-	UserAgent         string
-	CgroupV2          bool
-	RecursiveReadOnly bool
-	MemoryCapacity    int64
+	HostIPs         []string
+	Client          client.Interface
+	Runtime         cri.Runtime
+	Images          *image.Puller
+	Volumes         *volume.Volumes
+	Sources         *source.Sources
+	Users           *Users
+	ClusterDNS      []string
+	ClusterDomain   string
+	ResolvConf      string
+	RootDir, LogDir string
+	UserAgent       string
+	CgroupV2        bool
+	MemoryCapacity  int64
 
 	Allocatable func() corev1.ResourceList
+	// RecursiveReadOnly says whether the runtime can do such mounts.
+	RecursiveReadOnly func() bool
 	// Services returns those of a namespace, and those that every pod sees.
 	Services func(namespace string) (own, all []*corev1.Service)
 	// Event records an event about a pod or (name not empty) one of its containers.
@@ -101,8 +102,6 @@ type Actor struct {
 	ended   bool
 	settled bool
 	vols    map[string]volume.Mounted
-	probed  map[string]bool
-	adopted bool
 
 	snapshot atomic.Pointer[Snapshot]
 }
@@ -127,7 +126,7 @@ type ContainerInfo struct {
 // New returns the actor of a pod that was admitted or (rejected not nil) was not.
 // pod is nil for a pod that the API does not know: all of it is removed.
 func New(d *Deps, pod *corev1.Pod, found *Found, rejected *Rejection) *Actor {
-	a := &Actor{d: d, wake: make(chan struct{}, 1), probed: map[string]bool{}}
+	a := &Actor{d: d, wake: make(chan struct{}, 1)}
 	a.log = d.Logger.With("kind", "Pod", "namespace", pod.Namespace, "name", pod.Name, "uid", string(pod.UID))
 	now := time.Now()
 	a.s = state{uid: pod.UID, seen: now, startTime: now, rejected: rejected}
@@ -157,7 +156,6 @@ func Orphan(d *Deps, namespace, name string, uid types.UID, found *Found) *Actor
 
 func (a *Actor) adopt(f *Found) {
 	s := &a.s
-	a.adopted = true
 	for _, sb := range f.Sandboxes {
 		n := toSandbox(sb)
 		if s.sandbox == nil || n.created > s.sandbox.created {
@@ -445,7 +443,7 @@ func (a *Actor) asyncIn(ctx context.Context, f func(ctx context.Context) func())
 	})
 }
 
-func (a *Actor) event1(c *container, eventType, reason, format string, args ...any) {
+func (a *Actor) tell(c *container, eventType, reason, format string, args ...any) {
 	name := ""
 	if c != nil {
 		name = c.name

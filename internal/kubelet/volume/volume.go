@@ -133,7 +133,7 @@ func (v *Volumes) setup(ctx context.Context, pod *corev1.Pod, vol *corev1.Volume
 		if err := v.writeAPI(ctx, pod, vol, plugin); err != nil {
 			return Mounted{}, err
 		}
-		return Mounted{Path: v.dir(pod, plugin, vol.Name), ReadOnly: false}, nil
+		return Mounted{Path: v.dir(pod, plugin, vol.Name), ReadOnly: true}, nil
 	}
 	switch {
 	case vol.EmptyDir != nil:
