@@ -41,7 +41,6 @@ var ordinary = map[string]bool{
 	"simple token is not cryptographically signed": true,
 }
 
-
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	enc := zapcore.NewMapObjectEncoder()
 	for _, f := range append(append([]zapcore.Field(nil), c.fields...), fields...) {
