@@ -1,0 +1,282 @@
+// Package apiserver is the API server: the verbs of package rest over HTTPS.
+// Server ties together the way of a request (endpoint), what is served
+// (discovery, openapi), the connections to nodes (proxy), health and metrics,
+// and owns the listener. Storage, authentication, authorization and admission
+// are handed in.
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/proa-dev/proa/internal/api"
+	"github.com/proa-dev/proa/internal/apiserver/auth"
+	"github.com/proa-dev/proa/internal/apiserver/discovery"
+	"github.com/proa-dev/proa/internal/apiserver/endpoint"
+	"github.com/proa-dev/proa/internal/apiserver/openapi"
+	"github.com/proa-dev/proa/internal/apiserver/proxy"
+	"github.com/proa-dev/proa/internal/apiserver/rest"
+)
+
+// Config is what a Server is made of. Registry, Resources, Scheme, Authenticator
+// and Authorizer are needed.
+type Config struct {
+	Registry      endpoint.Registry
+	Resources     []*api.Resource
+	Scheme        *runtime.Scheme
+	Authenticator auth.Authenticator
+	Authorizer    auth.Authorizer
+	Admission     rest.Admission
+	TokenIssuer   endpoint.TokenIssuer
+	TokenReviewer endpoint.TokenReviewer
+	// Nodes reaches kubelets; nil: log, exec and the like are unavailable.
+	Nodes proxy.NodeTransport
+
+	// TLS holds the server's certificate, and the authorities of clients where
+	// the handshake shall check them. Nil: plain HTTP (tests).
+	TLS     *tls.Config
+	Version version.Info
+	// Metrics is what /metrics shows; the server adds its own. Nil: no /metrics.
+	Metrics *prometheus.Registry
+	Checks  []Check
+	// Paths are more paths that are no resources, e.g. the issuer's documents.
+	Paths map[string]http.Handler
+	// Delegate returns who serves a group and version that the server does not.
+	Delegate func(group, version string) http.Handler
+	// CustomSchema returns the OpenAPI v3 schema of a custom resource.
+	CustomSchema func(gvr schema.GroupVersionResource) json.RawMessage
+	// Address is how in-cluster clients reach the server (host:port).
+	Address string
+	Logger  *slog.Logger
+
+	MaxMutating int           // see endpoint.Config
+	MaxReadOnly int           // likewise
+	Timeout     time.Duration // likewise
+	// ShutdownTimeout bounds how long Serve waits for requests that are under way. 0: 10 s.
+	ShutdownTimeout time.Duration
+}
+
+// Server serves the API.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	catalog  *discovery.Catalog
+	endpoint *endpoint.Handler
+	openapi  *openapi.Handler
+	proxy    *proxy.Proxy
+	root     *nonResource
+	active   sync.WaitGroup
+	stopping atomic.Bool
+}
+
+// New returns a Server.
+func New(cfg Config) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ShutdownTimeout == 0 {
+		cfg.ShutdownTimeout = 10 * time.Second
+	}
+	catalog, err := discovery.NewCatalog(cfg.Resources)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, log: cfg.Logger, catalog: catalog}
+	s.openapi = &openapi.Handler{Catalog: catalog, Version: cfg.Version.GitVersion, Schema: cfg.CustomSchema, Logger: cfg.Logger}
+	s.proxy = proxy.New(proxy.Config{Registry: cfg.Registry, Nodes: cfg.Nodes, Logger: cfg.Logger})
+	checks := append(slices.Clone(cfg.Checks), Check{Name: "shutdown", ReadyOnly: true, Check: func(context.Context) error {
+		if s.stopping.Load() {
+			return errors.New("the server is shutting down")
+		}
+		return nil
+	}})
+	s.root = &nonResource{
+		discovery: &discovery.Handler{Catalog: catalog, ServerAddress: cfg.Address},
+		openapi:   s.openapi, health: newHealth(checks, cfg.Logger), paths: cfg.Paths, delegate: cfg.Delegate,
+	}
+	if s.root.version, err = json.MarshalIndent(cfg.Version, "", "  "); err != nil {
+		return nil, fmt.Errorf("encode the version: %w", err)
+	}
+	ec := endpoint.Config{
+		Registry: cfg.Registry, Catalog: catalog, Scheme: cfg.Scheme, Authenticator: cfg.Authenticator, Authorizer: cfg.Authorizer,
+		Admission: cfg.Admission, TokenIssuer: cfg.TokenIssuer, TokenReviewer: cfg.TokenReviewer, Connecter: s.proxy,
+		Logger: cfg.Logger, NonResource: s.root, Delegate: cfg.Delegate,
+		MaxMutating: cfg.MaxMutating, MaxReadOnly: cfg.MaxReadOnly, Timeout: cfg.Timeout,
+	}
+	if cfg.Metrics != nil {
+		ec.Metrics = cfg.Metrics
+		s.root.metrics = promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{})
+	}
+	s.endpoint = endpoint.New(ec)
+	return s, nil
+}
+
+// Catalog is what is served: custom resources are added to it, after their
+// storage was added to the registry.
+func (s *Server) Catalog() *discovery.Catalog { return s.catalog }
+
+// InvalidateOpenAPI says that the schema of a custom resource has changed.
+func (s *Server) InvalidateOpenAPI() { s.openapi.Invalidate() }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.active.Add(1)
+	defer s.active.Done()
+	s.endpoint.ServeHTTP(w, r)
+}
+
+// Serve answers requests on l until ctx ends, then ends the watches and waits,
+// for a bounded time, for what is under way. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 32 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		MaxHeaderBytes:    1 << 20,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// Watches are streams that stay: clients of many kinds on one connection need many.
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	failed := make(chan error, 1)
+	go func() { // ends when srv is shut down below
+		if s.cfg.TLS == nil {
+			failed <- srv.Serve(l)
+			return
+		}
+		srv.TLSConfig = s.cfg.TLS.Clone()
+		if srv.TLSConfig.ClientAuth == tls.NoClientCert {
+			srv.TLSConfig.ClientAuth = tls.RequestClientCert // the authenticator checks it
+		}
+		if srv.TLSConfig.MinVersion == 0 {
+			srv.TLSConfig.MinVersion = tls.VersionTLS12
+		}
+		failed <- srv.ServeTLS(l, "", "")
+	}()
+	select {
+	case err := <-failed:
+		s.endpoint.Drain()
+		return fmt.Errorf("serve the API on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.stopping.Store(true)
+	s.endpoint.Drain()
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
+	defer cancel()
+	err := srv.Shutdown(bound)
+	if err != nil {
+		_ = srv.Close() // cuts what did not end in time
+	}
+	<-failed
+	s.wait(bound)
+	s.proxy.Close()
+	if err != nil {
+		return fmt.Errorf("shut down the API server: requests were cut off: %w", err)
+	}
+	return nil
+}
+
+// wait waits for the connections that were taken over from the HTTP server; they end by Drain.
+func (s *Server) wait(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		s.active.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// nonResource answers everything that is not a resource.
+type nonResource struct {
+	discovery *discovery.Handler
+	openapi   http.Handler
+	health    *health
+	metrics   http.Handler
+	version   []byte
+	paths     map[string]http.Handler
+	delegate  func(group, version string) http.Handler
+}
+
+func (n *nonResource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	if h, ok := n.paths[path]; ok {
+		h.ServeHTTP(w, r)
+		return
+	}
+	if endpoint, name, ok := healthPath(path); ok {
+		n.health.serve(w, r, endpoint, name)
+		return
+	}
+	switch {
+	case path == "/version" || path == "/version/":
+		writeJSON(w, n.version)
+	case path == "/metrics" && n.metrics != nil:
+		n.metrics.ServeHTTP(w, r)
+	case strings.HasPrefix(path, "/openapi/"):
+		n.openapi.ServeHTTP(w, r)
+	case path == "/" || path == "":
+		n.index(w)
+	case n.discovery.Serve(w, r):
+	default:
+		if parts := strings.Split(strings.Trim(path, "/"), "/"); len(parts) == 3 && parts[0] == "apis" && n.delegate != nil {
+			if h := n.delegate(parts[1], parts[2]); h != nil {
+				h.ServeHTTP(w, r)
+				return
+			}
+		}
+		http.NotFound(w, r)
+	}
+}
+
+func writeJSON(w http.ResponseWriter, b []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+}
+
+// index lists the paths.
+func (n *nonResource) index(w http.ResponseWriter) {
+	paths := []string{"/api", "/apis", "/healthz", "/livez", "/readyz", "/openapi/v2", "/openapi/v3", "/version"}
+	if n.metrics != nil {
+		paths = append(paths, "/metrics")
+	}
+	for p := range n.paths {
+		paths = append(paths, p)
+	}
+	for _, r := range n.discovery.Catalog.Resources() {
+		gv := "/apis/" + r.GVR.Group + "/" + r.GVR.Version
+		if r.GVR.Group == "" {
+			gv = "/api/" + r.GVR.Version
+		} else if g := "/apis/" + r.GVR.Group; !slices.Contains(paths, g) {
+			paths = append(paths, g)
+		}
+		if !slices.Contains(paths, gv) {
+			paths = append(paths, gv)
+		}
+	}
+	slices.Sort(paths)
+	b, err := json.MarshalIndent(map[string][]string{"paths": paths}, "", "  ")
+	if err != nil {
+		http.Error(w, "cannot list the paths", http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, b)
+}
