@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,9 +234,10 @@ func TestFailedInitContainer(t *testing.T) {
 
 func TestImagePullFailures(t *testing.T) {
 	run(t, func(w *world) {
-		broken := true
+		var broken atomic.Bool
+		broken.Store(true)
 		w.rt.Pull = func(image string, _ *runtimeapi.AuthConfig) error {
-			if broken {
+			if broken.Load() {
 				return errors.New("no such image")
 			}
 			return nil
@@ -259,7 +262,7 @@ func TestImagePullFailures(t *testing.T) {
 		w.rec.has(t, `web Warning Failed Failed to pull image "gone:2": no such image`)
 		w.rec.has(t, "web Warning Failed Error: ErrImagePull")
 		w.rec.has(t, `web Normal BackOff Back-off pulling image "gone:2"`)
-		broken = false
+		broken.Store(false)
 		sleep(10 * time.Second)
 		if p := w.get("web"); p.Status.Phase != corev1.PodRunning {
 			t.Errorf("after the back-off: %+v", p.Status.ContainerStatuses[0].State)
@@ -349,8 +352,16 @@ func TestProbes(t *testing.T) {
 	run(t, func(w *world) {
 		healthy := map[string]bool{"startup": false, "ready": false, "live": true}
 		var asked []string
+		var mu sync.Mutex
+		set := func(what string, ok bool) {
+			mu.Lock()
+			healthy[what] = ok
+			mu.Unlock()
+		}
 		w.rt.Script = func(string, uint32) crifake.Script {
 			return crifake.Script{Exec: func(cmd []string) (int32, string, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				asked = append(asked, cmd[0])
 				if healthy[cmd[0]] {
 					return 0, "", nil
@@ -372,17 +383,17 @@ func TestProbes(t *testing.T) {
 			t.Errorf("status %+v", cs)
 		}
 		w.rec.has(t, "Warning Unhealthy Startup probe failed: not yet")
-		healthy["startup"] = true
+		set("startup", true)
 		sleep(10 * time.Second)
 		if cs := w.get("web").Status.ContainerStatuses[0]; !*cs.Started || cs.Ready {
 			t.Errorf("started, not ready: %+v", cs)
 		}
-		healthy["ready"] = true
+		set("ready", true)
 		sleep(10 * time.Second)
 		if p := w.get("web"); condition(p, corev1.PodReady) != "True" {
 			t.Errorf("not ready: %q", condition(p, corev1.PodReady))
 		}
-		healthy["ready"] = false
+		set("ready", false)
 		sleep(21 * time.Second)
 		if p := w.get("web"); condition(p, corev1.PodReady) != "True" {
 			t.Error("unready before the failure threshold")
@@ -391,7 +402,7 @@ func TestProbes(t *testing.T) {
 		if p := w.get("web"); condition(p, corev1.PodReady) == "True" {
 			t.Error("ready after three failures")
 		}
-		healthy["live"] = false
+		set("live", false)
 		sleep(31 * time.Second)
 		w.rec.has(t, "Normal Killing Container app failed liveness probe, will be restarted")
 		if cs := w.get("web").Status.ContainerStatuses[0]; cs.RestartCount != 1 {
@@ -475,10 +486,11 @@ func TestActiveDeadline(t *testing.T) {
 
 func TestHooksAfterTheStart(t *testing.T) {
 	run(t, func(w *world) {
-		fail := true
+		var fail atomic.Bool
+		fail.Store(true)
 		w.rt.Script = func(string, uint32) crifake.Script {
 			return crifake.Script{Exec: func([]string) (int32, string, error) {
-				if fail {
+				if fail.Load() {
 					return 1, "no", nil
 				}
 				return 0, "", nil
@@ -490,7 +502,7 @@ func TestHooksAfterTheStart(t *testing.T) {
 		}))
 		sleep(time.Second)
 		w.rec.has(t, "Warning FailedPostStartHook PostStartHook failed")
-		fail = false
+		fail.Store(false)
 		sleep(30 * time.Second)
 		if p := w.get("web"); condition(p, corev1.PodReady) != "True" || p.Status.ContainerStatuses[0].RestartCount == 0 {
 			t.Errorf("status %+v", p.Status.ContainerStatuses[0])

@@ -349,15 +349,18 @@ func (a *Actor) start(c *container) {
 	}
 	post := spec.Lifecycle != nil && spec.Lifecycle.PostStart != nil
 	c.hooking = post
+	t := a.target("", sb.ips, spec)
+	in := *sb // the actor may write to its own meanwhile
 	a.asyncIn(ctx, func(ctx context.Context) func() {
-		r := a.startContainer(ctx, pod, spec, img, sb, attempt, vols, target, stale)
+		r := a.startContainer(ctx, pod, spec, img, &in, attempt, vols, target, stale)
 		if r.reason == "" && post {
-			if err := hook.Lifecycle(ctx, a.target(r.id, sb.ips, spec), spec.Lifecycle.PostStart); err != nil {
+			t.ContainerID = r.id
+			if err := hook.Lifecycle(ctx, t, spec.Lifecycle.PostStart); err != nil {
 				r.reason, r.message = reasonPostStart, err.Error()
 			}
 		}
 		cancel()
-		return func() { a.startDone(c, r, sb, spec) }
+		return func() { a.startDone(c, r, in.id, spec) }
 	})
 }
 
@@ -372,10 +375,10 @@ func (a *Actor) target(id string, ips []string, spec *corev1.Container) hook.Tar
 	return hook.Target{Runtime: a.d.Runtime, ContainerID: id, PodIP: ip, Container: spec, UserAgent: a.d.UserAgent}
 }
 
-func (a *Actor) startDone(c *container, r startResult, sb *sandbox, spec *corev1.Container) {
+func (a *Actor) startDone(c *container, r startResult, sandboxID string, spec *corev1.Container) {
 	c.op, c.cancel, c.hooking, c.image = idle, nil, false, nil
 	if r.status != nil {
-		a.observe(r.status, sb.id)
+		a.observe(r.status, sandboxID)
 	}
 	if r.reason == "" {
 		c.waiting, c.retries, c.retryAt = nil, 0, time.Time{}
@@ -654,9 +657,10 @@ func (a *Actor) removeInstance(c *container, i *instance) {
 	if i.logPath != "" && filepath.Dir(filepath.Dir(i.logPath)) == a.d.PodLogDir(a.s.pod.Namespace, a.s.pod.Name, string(a.s.uid)) {
 		path = i.logPath
 	}
+	lost := i.lost
 	a.async(func(ctx context.Context) func() {
 		var err error
-		if !i.lost {
+		if !lost {
 			_, err = a.d.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: i.id})
 		}
 		if err == nil && path != "" {
