@@ -13,7 +13,7 @@ func Resources() []*api.Resource {
 	gv := authorizationv1.SchemeGroupVersion
 	resources := []api.Resource{
 		rules.Review[authorizationv1.SubjectAccessReview](gv, "subjectaccessreviews"),
-		rules.Review[authorizationv1.LocalSubjectAccessReview](gv, "localsubjectaccessreviews"),
+		rules.With(rules.Review[authorizationv1.LocalSubjectAccessReview](gv, "localsubjectaccessreviews"), func(r *api.Resource) { r.Namespaced = true }),
 		rules.Review[authorizationv1.SelfSubjectAccessReview](gv, "selfsubjectaccessreviews"),
 		rules.Review[authorizationv1.SelfSubjectRulesReview](gv, "selfsubjectrulesreviews"),
 	}

@@ -43,7 +43,6 @@ func Cluster[T, L any, PT pointer[T], PL pointer[L]](gv schema.GroupVersion, plu
 // Review describes a resource that is answered when it is created and never stored.
 func Review[T any, PT pointer[T]](gv schema.GroupVersion, plural string) api.Resource {
 	r := Cluster[T, metav1.List, PT, *metav1.List](gv, plural)
-	r.NewList = nil
 	r.Verbs = []string{"create"}
 	return r
 }
