@@ -1,0 +1,574 @@
+package runtime
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/internal/runtime/images"
+)
+
+// container is one container. Its helper process keeps the truth in dir.
+type container struct {
+	mu  sync.Mutex
+	dir string
+	containerRecord
+	conn    net.Conn      // to the helper; its end is the container's end
+	done    chan struct{} // closed when the container has ended
+	release func()        // the image's layers
+}
+
+// containerRecord is what is kept of a container on disk.
+type containerRecord struct {
+	ID, Sandbox string
+	Config      *runtimeapi.ContainerConfig
+	Image       images.Image
+	Cgroup      string
+	LogPath     string
+	StopSignal  string
+	User        *runtimeapi.ContainerUser
+	Spec        execSpec
+	Created     int64
+	Started     int64
+	Finished    int64
+	Pid         int
+	Exited      bool
+	ExitCode    int32
+	Reason      string
+	Message     string
+}
+
+// execSpec is what a command in the container shares with its main process.
+type execSpec struct {
+	Env        []string
+	Cwd        string
+	UID, GID   uint32
+	Groups     []uint32
+	Caps       uint64
+	NoNewPrivs bool
+}
+
+// CreateContainer prepares all that StartContainer needs.
+func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	sb, err := s.sandbox(req.PodSandboxId)
+	if err != nil {
+		return nil, err
+	}
+	cfg := req.GetConfig()
+	if cfg.GetMetadata() == nil || cfg.GetImage() == nil {
+		return nil, status.Error(codes.InvalidArgument, "config.metadata and config.image are needed")
+	}
+	img, err := s.cfg.Images.Resolve(cfg.Image.Image)
+	if err != nil {
+		return nil, status.Errorf(codes.NotFound, "image %q: %v", cfg.Image.Image, err)
+	}
+	id := newID()
+	c := &container{dir: filepath.Join(s.cfg.State, "containers", id), done: make(chan struct{}),
+		containerRecord: containerRecord{ID: id, Sandbox: sb.ID, Config: cfg, Image: img, Created: time.Now().UnixNano()}}
+	if err := s.prepare(c, sb); err != nil {
+		s.cleanup(c, id)
+		return nil, fmt.Errorf("create container %s: %w", cfg.Metadata.Name, err)
+	}
+	s.mu.Lock()
+	s.containers[id] = c
+	s.mu.Unlock()
+	s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+func (s *Server) prepare(c *container, sb *sandbox) error {
+	if err := os.Mkdir(c.dir, 0o711); err != nil {
+		return err
+	}
+	layers, release, err := s.cfg.Images.Hold(c.Image)
+	if err != nil {
+		return err
+	}
+	c.release = release
+	config, err := s.cfg.Images.Config(c.Image.ID)
+	if err != nil {
+		return err
+	}
+	data := filepath.Join(s.cfg.Root, c.ID)
+	for _, dir := range []string{"upper", "work", "rootfs"} {
+		if err := os.MkdirAll(filepath.Join(data, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := mountOverlay(data, layers); err != nil {
+		return fmt.Errorf("stack the image's layers: %w", err)
+	}
+	parent := sb.Config.GetLinux().GetCgroupParent()
+	if parent == "" {
+		parent = "/proa"
+	}
+	c.Cgroup = path.Join(parent, c.ID)
+	if err := s.cgroups.create(c.Cgroup); err != nil {
+		return err
+	}
+	if err := s.cgroups.limit(c.Cgroup, c.Config.GetLinux().GetResources()); err != nil {
+		return err
+	}
+	if c.Config.LogPath != "" && sb.Config.LogDirectory != "" {
+		c.LogPath = filepath.Join(sb.Config.LogDirectory, c.Config.LogPath)
+		if err := os.MkdirAll(filepath.Dir(c.LogPath), 0o755); err != nil {
+			return err
+		}
+	}
+	spec, err := s.describe(c, sb, filepath.Join(data, "rootfs"), config)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "spec"), spec, 0o600); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord)
+}
+
+// mountOverlay stacks the layers below a writable one. The layers are named by
+// descriptor, so that many do not overflow the option page.
+func mountOverlay(data string, layers []string) error {
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	lower := make([]string, 0, len(layers)+1)
+	for _, l := range layers {
+		fd, err := unix.Open(l, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open layer %s: %w", l, err)
+		}
+		fds = append(fds, fd)
+		lower = append(lower, fmt.Sprintf("/proc/self/fd/%d", fd))
+	}
+	if len(lower) == 0 {
+		empty := filepath.Join(data, "empty")
+		if err := os.MkdirAll(empty, 0o755); err != nil {
+			return err
+		}
+		lower = append(lower, empty)
+	}
+	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lower, ":"), filepath.Join(data, "upper"), filepath.Join(data, "work"))
+	return unix.Mount("overlay", filepath.Join(data, "rootfs"), "overlay", 0, opts)
+}
+
+// cleanup removes all of a container that does not run.
+func (s *Server) cleanup(c *container, id string) {
+	data := filepath.Join(s.cfg.Root, id)
+	if err := unix.Unmount(filepath.Join(data, "rootfs"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		s.log.Warn("unmount a container's root", "container", id, "err", err)
+		return
+	}
+	errs := []error{removeTree(data)}
+	if c.Cgroup != "" {
+		errs = append(errs, s.cgroups.remove(c.Cgroup))
+	}
+	errs = append(errs, removeTree(c.dir))
+	if c.release != nil {
+		c.release()
+	}
+	if err := errors.Join(errs...); err != nil {
+		s.log.Warn("remove a container", "container", id, "err", err)
+	}
+}
+
+// StartContainer runs a created container's program.
+func (s *Server) StartContainer(ctx context.Context, req *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Started != 0 || c.Exited {
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s was started before", c.ID)
+	}
+	// A kill from here on leaves a started container: the helper is found by its socket.
+	pid, err := s.launch(c)
+	if err != nil {
+		c.Exited, c.ExitCode, c.Reason, c.Message = true, 128, "StartError", err.Error()
+		c.Finished = time.Now().UnixNano()
+		close(c.done)
+		_ = writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord)
+		s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+		return nil, fmt.Errorf("start container %s: %w", c.Config.Metadata.Name, err)
+	}
+	c.Pid, c.Started = pid, time.Now().UnixNano()
+	if err := writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord); err != nil {
+		s.log.Warn("write down a started container", "container", c.ID, "err", err)
+	}
+	s.follow(c)
+	s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	return &runtimeapi.StartContainerResponse{}, nil
+}
+
+// launch starts the helper and waits until the program runs or has failed to.
+func (s *Server) launch(c *container) (int, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	cmd := exec.Command(s.helper, "run", filepath.Join(c.dir, "spec"))
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env = []string{}
+	if err := cmd.Start(); err != nil {
+		w.Close()
+		return 0, fmt.Errorf("run the container helper: %w", err)
+	}
+	w.Close()
+	s.wg.Go(func() { waitOrLeave(s.ctx, cmd) })
+	report := make([]byte, 2048)
+	n := 0
+	for n < len(report) {
+		m, err := r.Read(report[n:])
+		n += m
+		if err != nil {
+			break
+		}
+	}
+	text := strings.TrimSpace(string(report[:n]))
+	var pid int
+	if _, err := fmt.Sscanf(text, "ok %d", &pid); err == nil {
+		return pid, nil
+	}
+	if text == "" {
+		text = "the container helper ended without a word"
+	}
+	return 0, errors.New(text)
+}
+
+// waitOrLeave reaps the helper; at the end of this process it is left running.
+func waitOrLeave(ctx context.Context, cmd *exec.Cmd) {
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// dial connects to a container's helper. The socket's path may be too long for
+// its address: it is reached through a descriptor of its folder.
+func (c *container) dial() (net.Conn, error) {
+	dir, err := os.Open(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/ctl.sock", dir.Fd()))
+}
+
+// follow waits for the helper's end. It is called with c.mu held.
+func (s *Server) follow(c *container) {
+	conn, err := c.dial()
+	if err == nil {
+		_, err = conn.Write([]byte("wait\n"))
+	}
+	if err != nil {
+		// It has ended already, or was killed.
+		s.wg.Go(func() { s.ended(c) })
+		return
+	}
+	c.conn = conn
+	s.wg.Go(func() {
+		buf := make([]byte, 1)
+		_, _ = conn.Read(buf) // returns at the end of the connection
+		conn.Close()
+		if s.ctx.Err() == nil {
+			s.ended(c)
+		}
+	})
+}
+
+func (c *container) disconnect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		c.conn.Close()
+	}
+}
+
+// takeUp finds out what became of a container while nobody looked.
+func (s *Server) takeUp(c *container) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, release, err := s.cfg.Images.Hold(c.Image); err == nil {
+		c.release = release
+	}
+	if c.Exited {
+		close(c.done)
+		return
+	}
+	if c.Started == 0 {
+		// Killed between the helper's start and the note of it: the socket tells.
+		if conn, err := c.dial(); err == nil {
+			conn.Close()
+			c.Started = time.Now().UnixNano()
+			if pids := s.cgroups.pidsOf(c.Cgroup); len(pids) > 0 {
+				c.Pid = pids[0]
+			}
+		} else if _, err := os.Stat(filepath.Join(c.dir, "exit")); err != nil {
+			return // created and never started
+		}
+	}
+	s.follow(c)
+}
+
+// ended notes the end of a container.
+func (s *Server) ended(c *container) {
+	c.mu.Lock()
+	if c.Exited {
+		c.mu.Unlock()
+		return
+	}
+	c.Exited = true
+	c.ExitCode, c.Reason, c.Finished = 137, "Error", time.Now().UnixNano()
+	if b, err := os.ReadFile(filepath.Join(c.dir, "exit")); err == nil {
+		var signal int
+		var at int64
+		if _, err := fmt.Sscan(string(b), &c.ExitCode, &signal, &at); err == nil && at > 0 {
+			c.Finished = at
+		}
+	} else {
+		c.Message = "the container helper was killed"
+	}
+	// Nothing of the container outlives its first process, even where it has no
+	// process namespace of its own.
+	for range 20 {
+		pids := s.cgroups.pidsOf(c.Cgroup)
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		if len(pids) == 0 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	switch {
+	case s.cgroups.oomKilled(c.Cgroup):
+		c.Reason = "OOMKilled"
+	case c.ExitCode == 0:
+		c.Reason = "Completed"
+	}
+	if err := writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord); err != nil {
+		s.log.Warn("write down a container's end", "container", c.ID, "err", err)
+	}
+	close(c.done)
+	c.mu.Unlock()
+	s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
+}
+
+// StopContainer ends a container: its stop signal, then, after timeout seconds, SIGKILL.
+func (s *Server) StopContainer(ctx context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if status.Code(err) == codes.NotFound {
+		return &runtimeapi.StopContainerResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.StopContainerResponse{}, s.kill(ctx, c, time.Duration(req.Timeout)*time.Second)
+}
+
+// killWait bounds the wait for a process that was sent SIGKILL.
+const killWait = 30 * time.Second
+
+func (s *Server) kill(ctx context.Context, c *container, grace time.Duration) error {
+	c.mu.Lock()
+	running, pid, stop := c.Started != 0 && !c.Exited, c.Pid, c.StopSignal
+	c.mu.Unlock()
+	if !running || pid <= 0 {
+		return nil
+	}
+	if grace > 0 {
+		if err := unix.Kill(pid, signalNumber(stop)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("signal container %s: %w", c.ID, err)
+		}
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+			return nil
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill container %s: %w", c.ID, err)
+	}
+	timer := time.NewTimer(killWait)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-timer.C:
+		return status.Errorf(codes.DeadlineExceeded, "container %s does not end", c.ID)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func signalNumber(name string) unix.Signal {
+	if name == "" {
+		return unix.SIGTERM
+	}
+	upper := strings.ToUpper(name)
+	if !strings.HasPrefix(upper, "SIG") {
+		var n int
+		if _, err := fmt.Sscan(upper, &n); err == nil && n > 0 && n < 65 {
+			return unix.Signal(n)
+		}
+		upper = "SIG" + upper
+	}
+	if sig := unix.SignalNum(upper); sig != 0 {
+		return sig
+	}
+	return unix.SIGTERM
+}
+
+// RemoveContainer removes a container; a running one is killed first.
+func (s *Server) RemoveContainer(ctx context.Context, req *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if status.Code(err) == codes.NotFound {
+		return &runtimeapi.RemoveContainerResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.kill(ctx, c, 0); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	delete(s.containers, c.ID)
+	s.mu.Unlock()
+	s.cleanup(c, c.ID)
+	s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT)
+	return &runtimeapi.RemoveContainerResponse{}, nil
+}
+
+func (c *container) state() runtimeapi.ContainerState {
+	switch {
+	case c.Exited:
+		return runtimeapi.ContainerState_CONTAINER_EXITED
+	case c.Started != 0:
+		return runtimeapi.ContainerState_CONTAINER_RUNNING
+	}
+	return runtimeapi.ContainerState_CONTAINER_CREATED
+}
+
+func (s *Server) statusOf(c *container) *runtimeapi.ContainerStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ref := c.Image.ID
+	if len(c.Image.RepoDigests) > 0 {
+		ref = c.Image.RepoDigests[0]
+	}
+	return &runtimeapi.ContainerStatus{
+		Id: c.ID, Metadata: c.Config.Metadata, State: c.state(), CreatedAt: c.Created, StartedAt: c.Started, FinishedAt: c.Finished,
+		ExitCode: c.ExitCode, Image: c.Config.Image, ImageRef: ref, ImageId: c.Image.ID, Reason: c.Reason, Message: c.Message,
+		Labels: c.Config.Labels, Annotations: c.Config.Annotations, Mounts: c.Config.Mounts, LogPath: c.LogPath, User: c.User,
+		Resources: &runtimeapi.ContainerResources{Linux: c.Config.GetLinux().GetResources()},
+	}
+}
+
+// ContainerStatus describes a container.
+func (s *Server) ContainerStatus(_ context.Context, req *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ContainerStatusResponse{Status: s.statusOf(c)}, nil
+}
+
+// ListContainers lists the containers that match a filter.
+func (s *Server) ListContainers(_ context.Context, req *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	f := req.GetFilter()
+	s.mu.Lock()
+	list := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		list = append(list, c)
+	}
+	s.mu.Unlock()
+	out := &runtimeapi.ListContainersResponse{}
+	for _, c := range list {
+		st := s.statusOf(c)
+		if !strings.HasPrefix(c.ID, f.GetId()) || !strings.HasPrefix(c.Sandbox, f.GetPodSandboxId()) ||
+			f.GetState() != nil && f.State.State != st.State || !matches(f.GetLabelSelector(), st.Labels) {
+			continue
+		}
+		out.Containers = append(out.Containers, &runtimeapi.Container{Id: c.ID, PodSandboxId: c.Sandbox, Metadata: st.Metadata, Image: st.Image,
+			ImageRef: st.ImageRef, ImageId: st.ImageId, State: st.State, CreatedAt: st.CreatedAt, Labels: st.Labels, Annotations: st.Annotations})
+	}
+	return out, nil
+}
+
+// UpdateContainerResources changes the limits of a container.
+func (s *Server) UpdateContainerResources(_ context.Context, req *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cgroups.limit(c.Cgroup, req.Linux); err != nil {
+		return nil, fmt.Errorf("update the resources of container %s: %w", c.ID, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Config.Linux == nil {
+		c.Config.Linux = &runtimeapi.LinuxContainerConfig{}
+	}
+	c.Config.Linux.Resources = req.Linux
+	return &runtimeapi.UpdateContainerResourcesResponse{}, writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord)
+}
+
+// ReopenContainerLog makes the helper open the log's path anew, after a rotation.
+func (s *Server) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.tell("reopen"); err != nil {
+		return nil, fmt.Errorf("reopen the log of container %s: %w", c.ID, err)
+	}
+	return &runtimeapi.ReopenContainerLogResponse{}, nil
+}
+
+// tell sends the helper a command and waits for its answer.
+func (c *container) tell(command string) error {
+	conn, err := c.dial()
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+			return status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
+		}
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := fmt.Fprintf(conn, "%s\n", command); err != nil {
+		return err
+	}
+	_, err = bufio.NewReader(conn).ReadString('\n')
+	return err
+}
+

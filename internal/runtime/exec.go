@@ -1,0 +1,410 @@
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	utilexec "k8s.io/utils/exec"
+
+	"github.com/proa-dev/proa/internal/runtime/shim"
+)
+
+// command prepares the helper to run a program in a container; report has the
+// reason when it could not.
+func (s *Server) command(ctx context.Context, c *container, args []string, tty bool) (cmd *exec.Cmd, report *os.File, done func(), err error) {
+	c.mu.Lock()
+	running, pid := c.Started != 0 && !c.Exited, c.Pid
+	c.mu.Unlock()
+	if !running {
+		return nil, nil, nil, status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
+	}
+	spec := &shim.Spec{}
+	for _, a := range args {
+		spec.Put("arg", a)
+	}
+	c.Spec.put(spec)
+	spec.Number("pid", int64(pid))
+	spec.Flag("tty", tty)
+	for _, p := range s.cgroups.procs(c.Cgroup) {
+		spec.Put("cgroup", p)
+	}
+	b, err := spec.Bytes()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	f, err := os.CreateTemp(c.dir, "exec-")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
+		return nil, nil, nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		os.Remove(f.Name())
+		return nil, nil, nil, err
+	}
+	cmd = exec.CommandContext(ctx, s.helper, "exec", f.Name())
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env = []string{}
+	// What the program leaves behind may hold its streams: they are not waited for long.
+	cmd.WaitDelay = time.Second
+	return cmd, r, func() { os.Remove(f.Name()); w.Close() }, nil
+}
+
+// run starts a prepared command and waits; a program that ended with a code is a
+// utilexec.CodeExitError.
+func run(cmd *exec.Cmd, report *os.File, started func(), began func()) error {
+	err := cmd.Start()
+	started()
+	if err != nil {
+		report.Close()
+		return err
+	}
+	if began != nil {
+		began()
+	}
+	text, _ := io.ReadAll(io.LimitReader(report, 4096))
+	report.Close()
+	err = cmd.Wait()
+	if len(text) > 0 {
+		return utilexec.CodeExitError{Code: 127, Err: errors.New(string(text))}
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return utilexec.CodeExitError{Code: exit.ExitCode(), Err: fmt.Errorf("command terminated with exit code %d", exit.ExitCode())}
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	return err
+}
+
+// maxOutput bounds what ExecSync keeps of each stream.
+const maxOutput = 16 << 20
+
+type limited struct {
+	bytes.Buffer
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := maxOutput - l.Len(); room > 0 {
+		l.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// ExecSync runs a command and returns its output.
+func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	c, err := s.container(req.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	parent := ctx
+	if req.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.Timeout)*time.Second)
+		defer cancel()
+	}
+	cmd, report, started, err := s.command(ctx, c, req.Cmd, false)
+	if err != nil {
+		return nil, err
+	}
+	var out, errOut limited
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err = run(cmd, report, started, nil)
+	if ctx.Err() != nil && parent.Err() == nil {
+		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d seconds", req.Cmd, req.Timeout)
+	}
+	code := 0
+	var exit utilexec.CodeExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.Code
+		if code == 127 && exit.Err != nil && out.Len()+errOut.Len() == 0 {
+			errOut.WriteString(exit.Err.Error())
+		}
+	case err != nil:
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	return &runtimeapi.ExecSyncResponse{Stdout: out.Bytes(), Stderr: errOut.Bytes(), ExitCode: int32(code)}, nil
+}
+
+// Exec, Attach and PortForward return the URL at which the stream is served.
+func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
+	if _, err := s.running(req.ContainerId); err != nil {
+		return nil, err
+	}
+	return s.stream.GetExec(req)
+}
+
+func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
+	if _, err := s.running(req.ContainerId); err != nil {
+		return nil, err
+	}
+	return s.stream.GetAttach(req)
+}
+
+func (s *Server) PortForward(_ context.Context, req *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
+	if _, err := s.sandbox(req.PodSandboxId); err != nil {
+		return nil, err
+	}
+	return s.stream.GetPortForward(req)
+}
+
+func (s *Server) running(id string) (*container, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s is not running", id)
+	}
+	return c, nil
+}
+
+// streamRuntime serves the streams.
+type streamRuntime struct{ s *Server }
+
+func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	c, err := r.s.container(id)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd, report, started, err := r.s.command(ctx, c, args, tty)
+	if err != nil {
+		return err
+	}
+	if tty {
+		return runTerminal(ctx, cmd, report, started, in, out, resize)
+	}
+	if out != nil {
+		cmd.Stdout = out
+	}
+	if errOut != nil {
+		cmd.Stderr = errOut
+	}
+	if in != nil {
+		// Not cmd.Stdin: Wait would wait for the client to close it.
+		pipe, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		go func() {
+			_, _ = io.Copy(pipe, in)
+			pipe.Close()
+		}()
+	}
+	return run(cmd, report, started, nil)
+}
+
+func runTerminal(ctx context.Context, cmd *exec.Cmd, report *os.File, started func(), in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) error {
+	master, slave, err := openTerminal()
+	if err != nil {
+		started()
+		report.Close()
+		return err
+	}
+	defer master.Close()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	go func() {
+		for {
+			select {
+			case size, ok := <-resize:
+				if !ok {
+					return
+				}
+				_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	if in != nil {
+		go func() { _, _ = io.Copy(master, in) }()
+	}
+	if out != nil {
+		wg.Go(func() { _, _ = io.Copy(out, master) })
+	}
+	err = run(cmd, report, started, func() { slave.Close() })
+	close(done)
+	wg.Wait() // the terminal reads EIO once the last process has closed it
+	return err
+}
+
+func openTerminal() (master, slave *os.File, err error) {
+	if master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		master.Close()
+		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+	}
+	return master, slave, nil
+}
+
+func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	c, err := r.s.running(id)
+	if err != nil {
+		return err
+	}
+	conn, err := c.dial()
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", id, err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	command := "attach\n"
+	if in != nil {
+		command = "attach-stdin\n"
+	}
+	if _, err := io.WriteString(conn, command); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, make([]byte, len("ok\n"))); err != nil {
+		return fmt.Errorf("attach to container %s: %w", id, err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case size, ok := <-resize:
+				if !ok {
+					return
+				}
+				_ = c.tell(fmt.Sprintf("resize %d %d", size.Width, size.Height))
+			case <-done:
+				return
+			}
+		}
+	}()
+	if in != nil {
+		go func() {
+			_, _ = io.Copy(conn, in)
+			if u, ok := conn.(*net.UnixConn); ok && out == nil && errOut == nil {
+				_ = u.CloseWrite()
+			}
+		}()
+	}
+	head := make([]byte, 5)
+	for {
+		if _, err := io.ReadFull(conn, head); err != nil {
+			return nil // the container has ended, or the client has gone
+		}
+		to := io.Writer(out)
+		if head[0] == 2 {
+			to = errOut
+		}
+		if w, ok := to.(io.WriteCloser); !ok || w == nil || (head[0] == 1 && out == nil) || (head[0] == 2 && errOut == nil) {
+			to = io.Discard
+		}
+		if _, err := io.CopyN(to, conn, int64(binary.BigEndian.Uint32(head[1:]))); err != nil {
+			return nil
+		}
+	}
+}
+
+// PortForward connects to a port on the sandbox's loopback.
+func (r streamRuntime) PortForward(ctx context.Context, id string, port int32, stream io.ReadWriteCloser) error {
+	sb, err := r.s.sandbox(id)
+	if err != nil {
+		return err
+	}
+	conn, err := dialIn(ctx, sb, port)
+	if err != nil {
+		return fmt.Errorf("forward to port %d of the pod: %w", port, err)
+	}
+	defer conn.Close()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = io.Copy(conn, stream)
+		if t, ok := conn.(*net.TCPConn); ok {
+			_ = t.CloseWrite()
+		}
+	})
+	_, err = io.Copy(stream, conn)
+	stream.Close()
+	wg.Wait()
+	return err
+}
+
+// dialIn connects from within a sandbox's network namespace.
+func dialIn(ctx context.Context, sb *sandbox, port int32) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
+	if sb.hostNetwork() {
+		return dialer.DialContext(ctx, "tcp", address)
+	}
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	out := make(chan result, 1)
+	go func() {
+		// The thread enters the namespace and ends with the goroutine: it is never reused.
+		runtime.LockOSThread()
+		ns, err := netns.GetFromPath(filepath.Join(sb.dir, "net"))
+		if err == nil {
+			defer ns.Close()
+			err = netns.Set(ns)
+		}
+		if err != nil {
+			out <- result{nil, err}
+			return
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			out <- result{nil, err}
+			return
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			unix.Close(fd)
+			out <- result{nil, err}
+			return
+		}
+		f := os.NewFile(uintptr(fd), address)
+		conn, err := net.FileConn(f)
+		f.Close()
+		out <- result{conn, err}
+	}()
+	r := <-out
+	return r.conn, r.err
+}
+

@@ -1,0 +1,93 @@
+// Package shim carries the container helper, a small static C program (see
+// main.c), and writes the descriptions that it reads.
+package shim
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+//go:generate sh -c "gcc -std=gnu11 -O2 -static -s -Wall -Wextra -Werror -o bin/proa-shim src/*.c -lutil"
+
+//go:embed all:bin
+var files embed.FS
+
+// ErrMissing says that the program was built without the helper.
+var ErrMissing = errors.New("built without the container helper: run make build")
+
+// Unpack writes the helper into dir under a name made of its content, so that an
+// upgrade leaves running containers alone, and returns its path.
+func Unpack(dir string) (string, error) {
+	b, err := files.ReadFile("bin/proa-shim")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", ErrMissing
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("unpack the container helper: %w", err)
+	}
+	path := filepath.Join(dir, fmt.Sprintf("proa-shim-%x", sha256.Sum256(b))[:len("proa-shim-")+16])
+	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(b)) {
+		return path, nil
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o700); err != nil {
+		return "", fmt.Errorf("unpack the container helper: %w", err)
+	}
+	return path, os.Rename(tmp, path)
+}
+
+// Spec is a description under way.
+type Spec struct {
+	buf bytes.Buffer
+	err error
+}
+
+// Put adds a record. A field with a NUL byte makes Bytes fail.
+func (s *Spec) Put(keyword string, fields ...string) {
+	for _, f := range append([]string{keyword}, fields...) {
+		if strings.IndexByte(f, 0) >= 0 && s.err == nil {
+			s.err = fmt.Errorf("%s %q: a NUL byte is not allowed", keyword, f)
+		}
+		s.buf.WriteString(f)
+		s.buf.WriteByte(0)
+	}
+}
+
+// Flag adds a record without fields when on is set.
+func (s *Spec) Flag(keyword string, on bool) {
+	if on {
+		s.Put(keyword)
+	}
+}
+
+// Number adds a record of one number.
+func (s *Spec) Number(keyword string, n int64) { s.Put(keyword, strconv.FormatInt(n, 10)) }
+
+// Mount is one mount of a container, in the order in which they are made.
+type Mount struct {
+	Source, Target, Type, Data string
+	Flags, Propagation         uintptr
+	File                       bool
+}
+
+func (s *Spec) Mount(m Mount) {
+	file := "0"
+	if m.File {
+		file = "1"
+	}
+	s.Put("mount", m.Source, m.Target, m.Type, fmt.Sprint(m.Flags), fmt.Sprint(m.Propagation), m.Data, file)
+}
+
+// Bytes returns the description.
+func (s *Spec) Bytes() ([]byte, error) { return s.buf.Bytes(), s.err }

@@ -1,0 +1,20 @@
+#ifndef PROA_CHILD_H
+#define PROA_CHILD_H
+
+#include "spec.h"
+
+/* Ends the process after telling on report why: the text goes to whoever asked
+ * for the container. */
+__attribute__((noreturn, format(printf, 2, 3))) void die(int report, const char *format, ...);
+
+/* Joins the namespaces at the spec's paths (network, ipc, uts). */
+void join_namespaces(const struct spec *s, int report);
+/* Makes the container's file system and moves into it. */
+void enter_rootfs(const struct spec *s, int report);
+/* Gives up what the container may not have, and becomes its program. report is
+ * closed by a successful exec. */
+__attribute__((noreturn)) void become(const struct spec *s, int report);
+/* Writes this process into the container's cgroups. */
+void join_cgroups(const struct spec *s, pid_t pid, int report);
+
+#endif

@@ -1,0 +1,51 @@
+/* The description of a container as the Go side writes it: records of
+ * NUL-terminated fields, a keyword first, with a fixed number of fields for each
+ * keyword (see spec.go). */
+#ifndef PROA_SPEC_H
+#define PROA_SPEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct mount_spec {
+	char *source, *target, *type, *data;
+	unsigned long flags;
+	unsigned long propagation;
+	int file; /* the target is a file */
+};
+
+struct rlimit_spec {
+	int resource;
+	unsigned long long soft, hard;
+};
+
+struct spec {
+	char **args, **env;
+	size_t nargs, nenv;
+	char *rootfs, *cwd, *log, *bundle;
+	char *netns, *ipcns, *utsns, *pidns;
+	char **cgroups;
+	size_t ncgroups;
+	struct mount_spec *mounts;
+	size_t nmounts;
+	char **masked, **readonly;
+	size_t nmasked, nreadonly;
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t ngroups;
+	uint64_t caps;
+	int no_new_privs, readonly_root, tty, open_stdin, stdin_once, new_pidns, own_dev;
+	int oom_score_adj, has_oom;
+	struct rlimit_spec *rlimits;
+	size_t nrlimits;
+	pid_t pid; /* exec: a process of the container */
+	char *seccomp; /* file with a BPF program */
+	int new_cgroupns;
+};
+
+/* Reads the file; on an error writes why to err and returns -1. */
+int spec_read(const char *path, struct spec *s, char *err, size_t errlen);
+
+#endif
