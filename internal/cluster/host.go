@@ -1,0 +1,206 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/proa-dev/proa/internal/network/kubeproxy"
+	"github.com/proa-dev/proa/internal/network/podnet"
+)
+
+// preflight says what this machine lacks, and what to do about it.
+func preflight() error {
+	if os.Geteuid() != 0 {
+		return errors.New("proa runs containers and needs root: run it with sudo")
+	}
+	fsTypes, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return fmt.Errorf("look at the kernel: %w", err)
+	}
+	if !bytes.Contains(fsTypes, []byte("\toverlay\n")) {
+		return errors.New("the kernel has no overlayfs: load it with `modprobe overlay`")
+	}
+	for _, ns := range []string{"net", "pid", "mnt", "ipc", "uts"} {
+		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
+			return fmt.Errorf("the kernel has no %s namespaces: a kernel with them is needed", ns)
+		}
+	}
+	return nil
+}
+
+// hostIP is the address that this machine is reached at: the first global IPv4
+// address of an interface that is up, or loopback.
+func hostIP() (string, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return "", fmt.Errorf("look at the network interfaces: %w", err)
+	}
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || i.Name == podnet.Bridge || strings.HasPrefix(i.Name, "proa") {
+			continue
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addresses {
+			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+				return n.IP.String(), nil
+			}
+		}
+	}
+	return "127.0.0.1", nil
+}
+
+// writeKubeconfig writes the administrator's kubeconfig.
+func (c *cluster) writeKubeconfig() error {
+	host, p, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("the API server's address: %w", err)
+	}
+	if host == "" || host == "0.0.0.0" || host == "::" {
+		host = "127.0.0.1"
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	text := fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: proa
+  cluster:
+    server: https://%s
+    certificate-authority-data: %s
+users:
+- name: proa-admin
+  user:
+    client-certificate-data: %s
+    client-key-data: %s
+contexts:
+- name: proa
+  context:
+    cluster: proa
+    user: proa-admin
+current-context: proa
+`, net.JoinHostPort(host, p), b64(c.ca.CertPEM), b64(c.admin.CertPEM), b64(c.admin.KeyPEM))
+	path := Kubeconfig(c.DataDir)
+	if err := os.WriteFile(path+".tmp", []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write the kubeconfig: %w", err)
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// Reset stops every container of a data folder and removes all of it: processes,
+// mounts, cgroups, network and files. No proa may run on it.
+func Reset(data string) error {
+	if info, err := os.Stat(data); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil || !info.IsDir() {
+		return fmt.Errorf("%s is no data folder", data)
+	}
+	if _, err := os.Stat(pkiDir(data)); err != nil {
+		return fmt.Errorf("%s is no data folder of proa: nothing was removed", data)
+	}
+	lock, err := os.OpenFile(filepath.Join(storeDir(data), "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		defer lock.Close()
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return fmt.Errorf("a proa runs on %s: stop it first", data)
+		}
+	}
+	var errs []error
+	errs = append(errs, killContainers(data), unmountBelow(data), removeCgroups("kubepods"), removeCgroups("proa"),
+		kubeproxy.Remove(), podnet.Remove(networkDir(data)))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("reset %s: %w", data, err)
+	}
+	return os.RemoveAll(data)
+}
+
+// killContainers ends the container helpers, and with them their containers.
+func killContainers(data string) error {
+	prefix := filepath.Join(runtimeDir(data), "bin") + "/"
+	for range 100 {
+		left := 0
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			var pid int
+			if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
+				continue
+			}
+			exe, err := os.Readlink(filepath.Join("/proc", e.Name(), "exe"))
+			if err == nil && strings.HasPrefix(exe, prefix) {
+				left++
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return errors.New("containers do not end")
+}
+
+func unmountBelow(data string) error {
+	for range 10 {
+		b, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return err
+		}
+		n := 0
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		for i := len(lines) - 1; i >= 0; i-- {
+			f := strings.Fields(lines[i])
+			if len(f) > 4 && strings.HasPrefix(f[4], data+"/") {
+				n++
+				if err := unix.Unmount(strings.ReplaceAll(f[4], `\040`, " "), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+					return fmt.Errorf("unmount %s: %w", f[4], err)
+				}
+			}
+		}
+		if n == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// removeCgroups removes a tree of empty groups in every hierarchy.
+func removeCgroups(name string) error {
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	roots = append(roots, "/sys/fs/cgroup/"+name)
+	for _, root := range roots {
+		for range 50 {
+			var dirs []string
+			_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			for i := len(dirs) - 1; i >= 0; i-- {
+				_ = os.Remove(dirs[i])
+			}
+			if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if _, err := os.Stat(root); err == nil {
+			return fmt.Errorf("cgroup %s has processes in it", root)
+		}
+	}
+	return nil
+}

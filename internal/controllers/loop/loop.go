@@ -1,0 +1,97 @@
+// Package loop runs a controller's work: a queue of keys that events fill, each
+// key worked on by one goroutine at a time, tried again with back-off after an
+// error. An idle loop sleeps.
+package loop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/proa-dev/proa/internal/client"
+)
+
+// Loop is a queue and what works on it.
+type Loop[K comparable] struct {
+	name  string
+	log   *slog.Logger
+	queue workqueue.TypedRateLimitingInterface[K]
+	work  func(ctx context.Context, key K) error
+}
+
+// New returns a loop; work is called for each key that was added.
+func New[K comparable](name string, log *slog.Logger, work func(ctx context.Context, key K) error) *Loop[K] {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[K](10*time.Millisecond, 30*time.Second)
+	return &Loop[K]{name: name, log: log, work: work, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+}
+
+// Add asks for work on a key; After asks for it later.
+func (l *Loop[K]) Add(key K)                    { l.queue.Add(key) }
+func (l *Loop[K]) After(key K, d time.Duration) { l.queue.AddAfter(key, d) }
+
+// Source is an informer with what its events ask for.
+type Source struct {
+	Informer client.Informer
+	Handle   func(client.Event)
+}
+
+// Run follows the sources and works with n goroutines until ctx ends.
+func (l *Loop[K]) Run(ctx context.Context, n int, sources ...Source) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer l.queue.ShutDown()
+	failed := make(chan error, len(sources))
+	for _, s := range sources {
+		wg.Go(func() {
+			if err := s.Informer.Watch(ctx, s.Handle); err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: watch: %w", l.name, err)
+			}
+		})
+	}
+	for _, s := range sources {
+		if err := s.Informer.WaitSynced(ctx); err != nil {
+			return nil
+		}
+	}
+	for range n {
+		wg.Go(func() {
+			for l.next(ctx) {
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+func (l *Loop[K]) next(ctx context.Context) bool {
+	key, down := l.queue.Get()
+	if down {
+		return false
+	}
+	defer l.queue.Done(key)
+	if err := l.once(ctx, key); err != nil && ctx.Err() == nil {
+		l.log.Warn("controller will try again", "controller", l.name, "key", key, "err", err)
+		l.queue.AddRateLimited(key)
+		return true
+	}
+	l.queue.Forget(key)
+	return true
+}
+
+// once catches a panic: one object must not end the controller (W9).
+func (l *Loop[K]) once(ctx context.Context, key K) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return l.work(ctx, key)
+}
