@@ -6,7 +6,11 @@ package rest
 
 import (
 	"context"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -79,6 +83,18 @@ type Watch interface {
 	Stop()
 }
 
+// Subresources serves the subresources whose type is not the parent's. Every
+// Storage of a Registry implements it; what a resource does not have is NotFound.
+type Subresources interface {
+	// CreateSubresource serves POST of a pod's binding (*corev1.Binding) and
+	// eviction (*policyv1.Eviction). Both return a *metav1.Status.
+	CreateSubresource(ctx context.Context, namespace, name, subresource string, obj runtime.Object, opts metav1.CreateOptions) (runtime.Object, error)
+	// The scale subresource: autoscaling/v1 Scale made of the parent.
+	GetScale(ctx context.Context, namespace, name string) (*autoscalingv1.Scale, error)
+	UpdateScale(ctx context.Context, namespace, name string, change func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error), opts UpdateOptions) (*autoscalingv1.Scale, error)
+	PatchScale(ctx context.Context, namespace, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (*autoscalingv1.Scale, error)
+}
+
 // Event is ADDED, MODIFIED, DELETED or BOOKMARK. A bookmark has no entry;
 // InitialEventsEnd marks the one that ends the initial events of a watch list.
 // A DELETED entry carries the last state at the revision of the delete.
@@ -124,6 +140,7 @@ type contextKey int
 const (
 	userKey contextKey = iota
 	warningsKey
+	fieldManagerKey
 )
 
 // WithUser returns a context that carries who makes the request.
@@ -147,4 +164,40 @@ func Warn(ctx context.Context, text string) {
 	if add, ok := ctx.Value(warningsKey).(func(string)); ok {
 		add(text)
 	}
+}
+
+// WithFieldManager returns a context whose writes are recorded in managedFields
+// under name when their options name no field manager.
+func WithFieldManager(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, fieldManagerKey, name)
+}
+
+// maxManagerLength is what metadata.managedFields[].manager may hold.
+const maxManagerLength = 128
+
+// FieldManagerOf returns the manager that a User-Agent header stands for: the
+// program's name, printable characters only.
+func FieldManagerOf(userAgent string) string {
+	name, _, _ := strings.Cut(userAgent, "/")
+	var b strings.Builder
+	for _, r := range name {
+		if !unicode.IsPrint(r) {
+			continue
+		}
+		if b.Len()+utf8.RuneLen(r) > maxManagerLength {
+			break
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func fieldManager(ctx context.Context, option string) string {
+	if option != "" {
+		return option
+	}
+	if name, ok := ctx.Value(fieldManagerKey).(string); ok && name != "" {
+		return name
+	}
+	return "unknown"
 }
