@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,7 +81,8 @@ type Server struct {
 	openapi  *openapi.Handler
 	proxy    *proxy.Proxy
 	root     *nonResource
-	active   sync.WaitGroup
+	active   atomic.Int64  // requests under way
+	idle     chan struct{} // told when there are none and the server stops
 	stopping atomic.Bool
 }
 
@@ -98,7 +98,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, catalog: catalog}
+	s := &Server{cfg: cfg, log: cfg.Logger, catalog: catalog, idle: make(chan struct{}, 1)}
 	s.openapi = &openapi.Handler{Catalog: catalog, Version: cfg.Version.GitVersion, Schema: cfg.CustomSchema, Logger: cfg.Logger}
 	s.proxy = proxy.New(proxy.Config{Registry: cfg.Registry, Nodes: cfg.Nodes, Logger: cfg.Logger})
 	checks := append(slices.Clone(cfg.Checks), Check{Name: "shutdown", ReadyOnly: true, Check: func(context.Context) error {
@@ -138,7 +138,14 @@ func (s *Server) InvalidateOpenAPI() { s.openapi.Invalidate() }
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.active.Add(1)
-	defer s.active.Done()
+	defer func() {
+		if s.active.Add(-1) == 0 && s.stopping.Load() {
+			select {
+			case s.idle <- struct{}{}:
+			default:
+			}
+		}
+	}()
 	s.endpoint.ServeHTTP(w, r)
 }
 
@@ -179,30 +186,41 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.endpoint.Drain()
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
 	defer cancel()
-	err := srv.Shutdown(bound)
-	if err != nil {
+	// Shutdown leaves HTTP/2 connections a second to notice; when nothing is
+	// under way any more, closing them hurts nobody.
+	waited := make(chan bool, 1)
+	go func() { // ends with bound
+		ok := s.wait(bound)
+		if ok {
+			time.Sleep(lastFlush)
+		}
 		_ = srv.Close() // cuts what did not end in time
-	}
+		waited <- ok
+	}()
+	_ = srv.Shutdown(bound) // stops the listener; Close makes it return
 	<-failed
-	s.wait(bound)
+	ended := <-waited
 	s.proxy.Close()
-	if err != nil {
-		return fmt.Errorf("shut down the API server: requests were cut off: %w", err)
+	if !ended {
+		return fmt.Errorf("shut down the API server: requests were cut off: %w", context.Cause(bound))
 	}
 	return nil
 }
 
-// wait waits for the connections that were taken over from the HTTP server; they end by Drain.
-func (s *Server) wait(ctx context.Context) {
-	done := make(chan struct{})
-	go func() {
-		s.active.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
+// lastFlush is how long the last bytes of the last answers may take to leave.
+const lastFlush = 20 * time.Millisecond
+
+// wait waits until no request is under way, those included that took their
+// connection over (they end by Drain). It reports whether that happened in time.
+func (s *Server) wait(ctx context.Context) bool {
+	for s.active.Load() > 0 {
+		select {
+		case <-s.idle:
+		case <-ctx.Done():
+			return s.active.Load() == 0
+		}
 	}
+	return true
 }
 
 // nonResource answers everything that is not a resource.

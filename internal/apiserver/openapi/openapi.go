@@ -52,9 +52,10 @@ const (
 	typeJSON    = "application/json"
 	typeProtoV2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 	typeProtoV3 = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
-	// What clients from before the name was fixed ask for.
-	typeProtoV2Old = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-	typeProtoV3Old = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
+	// The same with a name that is a valid media type: what answers carry, and
+	// what some clients ask for.
+	typeProtoV2Plain = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	typeProtoV3Plain = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 )
 
 // ServeHTTP answers a request; unknown paths are 404.
@@ -250,7 +251,7 @@ func (h *Handler) v3(w http.ResponseWriter, r *http.Request, path string) error 
 		return err
 	}
 	kind := typeJSON
-	if t := accepted(r, typeProtoV3, typeProtoV3Old); t != "" {
+	if accepted(r, typeProtoV3, typeProtoV3Plain) {
 		doc, err := openapiv3.ParseDocument(b)
 		if err != nil {
 			return fmt.Errorf("turn %s into protobuf: %w", path, err)
@@ -258,7 +259,7 @@ func (h *Handler) v3(w http.ResponseWriter, r *http.Request, path string) error 
 		if b, err = proto.Marshal(doc); err != nil {
 			return err
 		}
-		kind = t
+		kind = typeProtoV3Plain
 	}
 	send(w, r, b, kind, hash)
 	return nil
@@ -287,7 +288,7 @@ func (h *Handler) v2(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	kind := typeJSON
-	if t := accepted(r, typeProtoV2, typeProtoV2Old); t != "" {
+	if accepted(r, typeProtoV2, typeProtoV2Plain) {
 		doc, err := openapiv2.ParseDocument(b)
 		if err != nil {
 			return fmt.Errorf("turn the document into protobuf: %w", err)
@@ -295,27 +296,27 @@ func (h *Handler) v2(w http.ResponseWriter, r *http.Request) error {
 		if b, err = proto.Marshal(doc); err != nil {
 			return err
 		}
-		kind = t
+		kind = typeProtoV2Plain
 	}
 	send(w, r, b, kind, hash)
 	return nil
 }
 
-// accepted returns which of the types the client named before JSON, "" for none.
-func accepted(r *http.Request, types ...string) string {
+// accepted reports whether the client named one of the types before JSON.
+func accepted(r *http.Request, types ...string) bool {
 	for _, line := range r.Header.Values("Accept") {
 		for c := range strings.SplitSeq(line, ",") {
 			media, _, _ := strings.Cut(c, ";")
 			media = strings.TrimSpace(media)
 			if slices.Contains(types, media) {
-				return media
+				return true
 			}
 			if media == typeJSON || media == "*/*" {
-				return ""
+				return false
 			}
 		}
 	}
-	return ""
+	return false
 }
 
 func unchanged(w http.ResponseWriter, r *http.Request, hash string) bool {
