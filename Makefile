@@ -5,9 +5,57 @@ GO ?= go
 TAGS := grpcnotrace
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags='$(LDFLAGS)'
+HELPER := internal/runtime/shim/bin/proa-shim
+DATA ?= /var/lib/proa
 
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: $(HELPER) ## Build bin/proa
+	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags='$(LDFLAGS)' -o bin/proa ./cmd/proa
+
+$(HELPER): $(wildcard internal/runtime/shim/src/*.c internal/runtime/shim/src/*.h)
+	$(GO) generate ./internal/runtime/shim
+
+bin/hello: $(wildcard examples/hello/*.go)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $@ ./examples/hello
+
+.PHONY: images
+images: bin/hello ## Pack the example's image
+	$(GO) run ./test/image -o bin/hello-v1.tar -t proa.example/hello:v1 -e VERSION=v1 -c /hello bin/hello=/hello
+	$(GO) run ./test/image -o bin/hello-v2.tar -t proa.example/hello:v2 -e VERSION=v2 -c /hello bin/hello=/hello
+
+.PHONY: up
+up: build images ## Run a cluster on this machine (as root; Ctrl-C stops it)
+	bin/proa --data-dir $(DATA) image import bin/hello-v1.tar bin/hello-v2.tar
+	bin/proa --data-dir $(DATA) up
+
+.PHONY: down
+down: ## Stop the cluster; containers and data stay
+	bin/proa --data-dir $(DATA) down
+
+.PHONY: lint
+lint: $(HELPER) ## Check the form of the code
+	@test -z "$$(gofmt -l cmd internal test examples)" || { gofmt -l cmd internal test examples; exit 1; }
+	$(GO) vet -tags $(TAGS) ./...
+
+.PHONY: test
+test: lint ## Run every test: vet, import rules, units, and a real pod on a real cluster (as root)
+	$(GO) test -tags $(TAGS) ./...
+	$(MAKE) build
+	$(GO) test -count=1 -v -tags $(TAGS),e2e -timeout 10m ./test/e2e
+
+.PHONY: race
+race: $(HELPER) ## Run the unit tests with the race detector
+	$(GO) test -race -tags $(TAGS) ./internal/...
+
+.PHONY: bench
+bench: ## Run the benchmarks beside the code
+	$(GO) test -run xxx -bench . -benchmem ./internal/store/... ./internal/apiserver/...
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin $(HELPER)
