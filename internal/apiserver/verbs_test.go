@@ -485,6 +485,9 @@ func TestTooManyRequestsAreRefused(t *testing.T) {
 	if a.code != 429 || a.header.Get("Retry-After") != "1" || a.status(t).Reason != metav1.StatusReasonTooManyRequests {
 		t.Errorf("%d %v %s", a.code, a.header, a.body)
 	}
+	if a := s.do(t, "GET", "/livez", "", "Authorization", "", "Authorization", "Bearer viewer"); a.code != 200 {
+		t.Errorf("a busy server does not live: %s", a.body)
+	}
 	if a := s.do(t, "GET", "/api/v1/pods", ""); a.code != 200 {
 		t.Errorf("the administrators are refused: %s", a.body)
 	}

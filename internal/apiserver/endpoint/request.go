@@ -172,7 +172,7 @@ func (q *request) authenticate() error {
 // limit takes a slot, so that a burst of requests does not take the machine. The
 // administrators' group is let through: it must be able to help.
 func (q *request) limit() error {
-	if q.longRunning() {
+	if q.longRunning() || isHealth(q.info.Path) {
 		return nil
 	}
 	slots := q.h.mutating
@@ -196,6 +196,16 @@ func (q *request) limit() error {
 	}
 	q.h.metrics.dropped(q.info.Verb)
 	return apierrors.NewTooManyRequests("Too many requests, please try again later.", 1)
+}
+
+// isHealth reports whether a path says how the server is: a busy server lives.
+func isHealth(path string) bool {
+	for _, p := range []string{"/livez", "/readyz", "/healthz"} {
+		if rest, ok := strings.CutPrefix(path, p); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
 }
 
 func (q *request) attributes() auth.Attributes {

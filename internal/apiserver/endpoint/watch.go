@@ -60,6 +60,7 @@ func (q *request) watch() error {
 	control := http.NewResponseController(q.w.ResponseWriter)
 	// A client that stops reading is let go of at the latest when its watch is over.
 	_ = control.SetWriteDeadline(time.Now().Add(last + time.Minute))
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // the connection serves other requests after this one
 	h := q.w.Header()
 	h["Content-Type"] = []string{f.contentType(true)}
 	q.w.WriteHeader(http.StatusOK)
