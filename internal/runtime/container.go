@@ -571,4 +571,3 @@ func (c *container) tell(command string) error {
 	_, err = bufio.NewReader(conn).ReadString('\n')
 	return err
 }
-

@@ -20,16 +20,27 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
 	"github.com/proa-dev/proa/internal/runtime/shim"
 )
 
-// command prepares the helper to run a program in a container; report has the
+// report is what the helper says when it cannot run a command, and the
+// description that it reads until then.
+type report struct {
+	*os.File
+	spec string
+}
+
+func (r *report) Close() error {
+	return errors.Join(r.File.Close(), os.Remove(r.spec))
+}
+
+// command prepares the helper to run a program in a container; said has the
 // reason when it could not.
-func (s *Server) command(ctx context.Context, c *container, args []string, tty bool) (cmd *exec.Cmd, report *os.File, done func(), err error) {
+func (s *Server) command(ctx context.Context, c *container, args []string, tty bool) (cmd *exec.Cmd, said *report, started func(), err error) {
 	c.mu.Lock()
 	running, pid := c.Started != 0 && !c.Exited, c.Pid
 	c.mu.Unlock()
@@ -69,23 +80,23 @@ func (s *Server) command(ctx context.Context, c *container, args []string, tty b
 	cmd.Env = []string{}
 	// What the program leaves behind may hold its streams: they are not waited for long.
 	cmd.WaitDelay = time.Second
-	return cmd, r, func() { os.Remove(f.Name()); w.Close() }, nil
+	return cmd, &report{r, f.Name()}, func() { w.Close() }, nil
 }
 
 // run starts a prepared command and waits; a program that ended with a code is a
 // utilexec.CodeExitError.
-func run(cmd *exec.Cmd, report *os.File, started func(), began func()) error {
+func run(cmd *exec.Cmd, said *report, started func(), began func()) error {
 	err := cmd.Start()
 	started()
 	if err != nil {
-		report.Close()
+		said.Close()
 		return err
 	}
 	if began != nil {
 		began()
 	}
-	text, _ := io.ReadAll(io.LimitReader(report, 4096))
-	report.Close()
+	text, _ := io.ReadAll(io.LimitReader(said, 4096))
+	said.Close()
 	err = cmd.Wait()
 	if len(text) > 0 {
 		return utilexec.CodeExitError{Code: 127, Err: errors.New(string(text))}
@@ -126,13 +137,13 @@ func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.Timeout)*time.Second)
 		defer cancel()
 	}
-	cmd, report, started, err := s.command(ctx, c, req.Cmd, false)
+	cmd, said, started, err := s.command(ctx, c, req.Cmd, false)
 	if err != nil {
 		return nil, err
 	}
 	var out, errOut limited
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err = run(cmd, report, started, nil)
+	err = run(cmd, said, started, nil)
 	if ctx.Err() != nil && parent.Err() == nil {
 		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d seconds", req.Cmd, req.Timeout)
 	}
@@ -195,12 +206,12 @@ func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd, report, started, err := r.s.command(ctx, c, args, tty)
+	cmd, said, started, err := r.s.command(ctx, c, args, tty)
 	if err != nil {
 		return err
 	}
 	if tty {
-		return runTerminal(ctx, cmd, report, started, in, out, resize)
+		return runTerminal(ctx, cmd, said, started, in, out, resize)
 	}
 	if out != nil {
 		cmd.Stdout = out
@@ -219,14 +230,14 @@ func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io
 			pipe.Close()
 		}()
 	}
-	return run(cmd, report, started, nil)
+	return run(cmd, said, started, nil)
 }
 
-func runTerminal(ctx context.Context, cmd *exec.Cmd, report *os.File, started func(), in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) error {
+func runTerminal(ctx context.Context, cmd *exec.Cmd, said *report, started func(), in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) error {
 	master, slave, err := openTerminal()
 	if err != nil {
 		started()
-		report.Close()
+		said.Close()
 		return err
 	}
 	defer master.Close()
@@ -254,7 +265,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, report *os.File, started fu
 	if out != nil {
 		wg.Go(func() { _, _ = io.Copy(out, master) })
 	}
-	err = run(cmd, report, started, func() { slave.Close() })
+	err = run(cmd, said, started, func() { slave.Close() })
 	close(done)
 	wg.Wait() // the terminal reads EIO once the last process has closed it
 	return err
@@ -407,4 +418,3 @@ func dialIn(ctx context.Context, sb *sandbox, port int32) (net.Conn, error) {
 	r := <-out
 	return r.conn, r.err
 }
-

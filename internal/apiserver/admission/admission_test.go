@@ -87,10 +87,12 @@ func TestRefusals(t *testing.T) {
 		"namespaces//shop":          &corev1.Namespace{ObjectMeta: meta("", "shop")},
 		"namespaces//going":         &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "going", DeletionTimestamp: &now}},
 		"priorityclasses//standard": &schedulingv1.PriorityClass{ObjectMeta: meta("", "standard"), GlobalDefault: true},
+		"serviceaccounts/shop/web":  &corev1.ServiceAccount{ObjectMeta: meta("shop", "web")},
 		"limitranges/shop/bounds":   &corev1.LimitRange{ObjectMeta: meta("shop", "bounds"), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypeContainer, Max: corev1.ResourceList{"memory": resource.MustParse("1Gi")}}}}},
 	}
 	chain := Default(s, NewAddresses(s, netip.MustParsePrefix("10.96.0.0/16"), 30000, 32767, time.Now))
 	big := pod(corev1.Container{Name: "c", Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse("2Gi")}}})
+	big.Spec.ServiceAccountName = "web"
 	unknown := pod(corev1.Container{Name: "c"})
 	unknown.Spec.PriorityClassName = "none"
 	configMaps := corev1.SchemeGroupVersion.WithResource("configmaps")
