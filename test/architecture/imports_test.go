@@ -42,9 +42,10 @@ var may = map[string][]string{
 	"scheduler":            {"client", "api"},
 	"kubelet":              {"client", "api"},
 	"dashboard":            {"client", "api"},
-	"network/podnet":       {"client", "api"},
-	"network/kubeproxy":    {"client", "api"},
-	"network/policy":       {"client", "api"},
+	"network/podnet":       {"client", "api", "network/nft"},
+	"network/kubeproxy":    {"client", "api", "network/nft"},
+	"network/policy":       {"client", "api", "network/nft"},
+	"network/nft":          {}, // the rules that the network parts build from
 	"network/dns":          {"client", "api"},
 	"network/loadbalancer": {"client", "api"},
 	"runtime":              {},

@@ -467,6 +467,7 @@ func TestExactAndExpiredRevisions(t *testing.T) {
 	if err := w.store.Compact(w.ctx, w.revision()); err != nil {
 		t.Fatal(err)
 	}
+	d = newWorldOn(t, w.store, rest.Config{}) // one that did not see the page's revision
 	_, err = d.of(configMaps).List(d.ctx, "", rest.ListOptions{ListOptions: metav1.ListOptions{Continue: page.Continue}})
 	status, ok := err.(apierrors.APIStatus)
 	if !ok || status.Status().Code != 410 || status.Status().ListMeta.Continue == "" {
