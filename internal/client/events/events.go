@@ -121,4 +121,3 @@ func (r *Recorder) write(ctx context.Context, e *corev1.Event) error {
 	r.recent[k] = &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: written.Name}, Count: 1, LastTimestamp: e.LastTimestamp}
 	return nil
 }
-
