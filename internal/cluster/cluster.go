@@ -36,6 +36,7 @@ import (
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/client/events"
 	"github.com/proa-dev/proa/internal/cluster/pki"
+	"github.com/proa-dev/proa/internal/controllers/endpointslice"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
@@ -396,6 +397,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		serviceaccount.New(manager, c.ca.CertPEM, c.log),
 		namespace.New(manager, c.log),
 		nodelifecycle.New(manager, c.log),
+		endpointslice.New(manager, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

@@ -198,6 +198,26 @@ func TestAPodFromKubectlRunToItsEnd(t *testing.T) {
 	if out := kubectl(t, "exec", "tools", "--", "hello", "get", "http://"+web.Status.PodIP+":8080/"); !strings.Contains(out, "hello v1") {
 		t.Errorf("from pod to pod: %q", out)
 	}
+	kubectl(t, "expose", "pod", "hello", "--type=NodePort", "--port=80", "--target-port=8080")
+	ip := kubectl(t, "get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}")
+	nodePort := kubectl(t, "get", "service", "hello", "-o", "jsonpath={.spec.ports[0].nodePort}")
+	node := kubectl(t, "get", "nodes", "-o", "jsonpath={.items[0].status.addresses[0].address}")
+	for what, url := range map[string]string{"ClusterIP": "http://" + ip + "/", "NodePort": "http://" + node + ":" + nodePort + "/"} {
+		eventually(t, "the Service answers at its "+what, 10*time.Second, func() error {
+			out, err := get(url)
+			if err == nil && !strings.Contains(out, "hello v1") {
+				err = fmt.Errorf("got %q", out)
+			}
+			return err
+		})
+	}
+	eventually(t, "the Service answers a pod", 10*time.Second, func() error {
+		out, err := tryRun("kubectl", "exec", "tools", "--", "hello", "get", "http://"+ip+"/")
+		if err != nil || !strings.Contains(out, "hello v1") {
+			return fmt.Errorf("%v: %q", err, out)
+		}
+		return nil
+	})
 	cmd := exec.Command("kubectl", "exec", "tools", "--", "sh", "-c", "exit 3")
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+data+"/admin.kubeconfig")
 	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 3 {
