@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/proa-dev/proa/internal/client"
@@ -78,7 +79,12 @@ func (l *Loop[K]) next(ctx context.Context) bool {
 	}
 	defer l.queue.Done(key)
 	if err := l.once(ctx, key); err != nil && ctx.Err() == nil {
-		l.log.Warn("controller will try again", "controller", l.name, "key", key, "err", err)
+		// A conflict is somebody else's write in between: the ordinary case.
+		level := slog.LevelWarn
+		if apierrors.IsConflict(err) {
+			level = slog.LevelDebug
+		}
+		l.log.Log(ctx, level, "controller will try again", "controller", l.name, "key", key, "err", err)
 		l.queue.AddRateLimited(key)
 		return true
 	}
