@@ -158,8 +158,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		// Watches are streams that stay: clients of many kinds on one connection need many.
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		// Watches are streams that stay: clients of many kinds on one connection need
+		// many. Clients ping every 30 s, so that the server itself hardly ever has to.
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 45 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	failed := make(chan error, 1)
 	go func() { // ends when srv is shut down below

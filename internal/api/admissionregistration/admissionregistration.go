@@ -1,8 +1,11 @@
-// Package admissionregistration holds the rules of the API group of k8s.io/api/admissionregistration/v1.
+// Package admissionregistration holds the rules of the API group
+// admissionregistration.k8s.io: webhooks and policies of admission. It calls and
+// evaluates none of them.
 package admissionregistration
 
 import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/api/rules"
@@ -11,17 +14,46 @@ import (
 // Resources returns the resources of the group.
 func Resources() []*api.Resource {
 	gv := admissionregistrationv1.SchemeGroupVersion
-	resources := []api.Resource{
-		rules.Cluster[admissionregistrationv1.ValidatingWebhookConfiguration, admissionregistrationv1.ValidatingWebhookConfigurationList](gv, "validatingwebhookconfigurations"),
-		rules.Cluster[admissionregistrationv1.MutatingWebhookConfiguration, admissionregistrationv1.MutatingWebhookConfigurationList](gv, "mutatingwebhookconfigurations"),
-		rules.Cluster[admissionregistrationv1.ValidatingAdmissionPolicy, admissionregistrationv1.ValidatingAdmissionPolicyList](gv, "validatingadmissionpolicies"),
-		rules.Cluster[admissionregistrationv1.ValidatingAdmissionPolicyBinding, admissionregistrationv1.ValidatingAdmissionPolicyBindingList](gv, "validatingadmissionpolicybindings"),
-		rules.Cluster[admissionregistrationv1.MutatingAdmissionPolicy, admissionregistrationv1.MutatingAdmissionPolicyList](gv, "mutatingadmissionpolicies"),
-		rules.Cluster[admissionregistrationv1.MutatingAdmissionPolicyBinding, admissionregistrationv1.MutatingAdmissionPolicyBindingList](gv, "mutatingadmissionpolicybindings"),
+	return []*api.Resource{
+		mutatingPolicies(gv), mutatingBindings(gv), mutatingWebhooks(gv),
+		validatingPolicies(gv), validatingBindings(gv), validatingWebhooks(gv),
 	}
-	out := make([]*api.Resource, len(resources))
-	for i := range resources {
-		out[i] = &resources[i]
+}
+
+func extension(r api.Resource) api.Resource {
+	r.Categories = []string{"api-extensions"}
+	return r
+}
+
+func defaultMatch(m *admissionregistrationv1.MatchResources) {
+	if m == nil {
+		return
 	}
-	return out
+	rules.Refer(&m.MatchPolicy, admissionregistrationv1.Equivalent)
+	rules.Refer(&m.NamespaceSelector, metav1.LabelSelector{})
+	rules.Refer(&m.ObjectSelector, metav1.LabelSelector{})
+	for _, list := range [][]admissionregistrationv1.NamedRuleWithOperations{m.ResourceRules, m.ExcludeResourceRules} {
+		for i := range list {
+			rules.Refer(&list[i].Scope, admissionregistrationv1.AllScopes)
+		}
+	}
+}
+
+func paramKind(k *admissionregistrationv1.ParamKind) string {
+	if k == nil {
+		return rules.Unset
+	}
+	return k.APIVersion + "/" + k.Kind
+}
+
+func paramRef(r *admissionregistrationv1.ParamRef) string {
+	switch {
+	case r == nil:
+		return rules.Unset
+	case r.Name == "":
+		return metav1.FormatLabelSelector(r.Selector)
+	case r.Namespace == "":
+		return r.Name
+	}
+	return r.Namespace + "/" + r.Name
 }

@@ -212,9 +212,12 @@ func (q *request) update(subresource string) error {
 	switch name := obj.GetName(); name {
 	case q.info.Name:
 	case "":
-		return apierrors.NewBadRequest("name must be provided: the object has none, and the URL names " + q.info.Name)
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", q.info.Name))
 	default:
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, q.info.Name))
+	}
+	if ns := obj.GetNamespace(); ns != "" && q.info.Namespace != "" && ns != q.info.Namespace && q.res.Namespaced {
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace on the URL (%s)", ns, q.info.Namespace))
 	}
 	change := func(context.Context, api.Object) (api.Object, error) {
 		if o := obj; o != nil {
