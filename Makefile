@@ -50,14 +50,10 @@ tools:
 	@command -v kubectl >/dev/null || { echo "kubectl (1.30 or later) is needed: put it on the PATH"; exit 1; }
 
 .PHONY: test
-test: tools lint ## Run every test: vet, import rules, units, and a real pod on a real cluster (as root)
-	$(GO) test -tags $(TAGS) ./...
-	$(MAKE) build
-	$(GO) test -count=1 -v -tags $(TAGS),e2e -timeout 10m ./test/e2e
-
-.PHONY: race
-race: $(HELPER) ## Run the unit tests with the race detector
-	$(GO) test -race -tags $(TAGS) ./internal/...
+test: tools lint ## Run every test: vet, import rules, units with the race detector, and a the real binary (as root)
+	$(GO) test -race -tags $(TAGS) ./...
+	$(MAKE) build images
+	$(GO) test -count=1 -tags $(TAGS),e2e -timeout 15m ./test/e2e
 
 .PHONY: bench
 bench: ## Run the benchmarks beside the code

@@ -120,6 +120,11 @@ func run(out string) error {
 			return err
 		}
 		m.Refs = refs(m.V3)
+		for _, ref := range m.Refs {
+			if _, ok := rendered[ref]; !ok {
+				return fmt.Errorf("%s refers to %s, which has no model", name, ref)
+			}
+		}
 		line, err := json.Marshal(m)
 		if err != nil {
 			return err
@@ -136,13 +141,34 @@ func run(out string) error {
 	return os.WriteFile(out, packed, 0o644)
 }
 
-// packages returns those of the scheme's types.
+// packages returns those of the scheme's types and of the types that they are made
+// of: a stable kind may have a field whose type is of an alpha version.
 func packages(scheme *runtime.Scheme) []string {
 	list := slices.Clone(shared)
-	for _, t := range scheme.AllKnownTypes() {
-		if p := t.PkgPath(); !slices.Contains(list, p) && !strings.HasSuffix(p, "/testapigroup/v1") && !strings.Contains(p, "/admission/") {
+	seen := map[reflect.Type]bool{}
+	var visit func(t reflect.Type)
+	visit = func(t reflect.Type) {
+		if seen[t] {
+			return
+		}
+		seen[t] = true
+		p := t.PkgPath()
+		if strings.HasPrefix(p, "k8s.io/") && !slices.Contains(list, p) && !strings.HasSuffix(p, "/testapigroup/v1") && !strings.Contains(p, "/admission/") {
 			list = append(list, p)
 		}
+		switch t.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Array:
+			visit(t.Elem())
+		case reflect.Struct:
+			for f := range t.NumField() {
+				if t.Field(f).IsExported() {
+					visit(t.Field(f).Type)
+				}
+			}
+		}
+	}
+	for _, t := range scheme.AllKnownTypes() {
+		visit(t)
 	}
 	sort.Strings(list)
 	return list
