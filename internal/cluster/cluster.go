@@ -35,6 +35,7 @@ import (
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/client/events"
+	"github.com/proa-dev/proa/internal/cluster/local"
 	"github.com/proa-dev/proa/internal/cluster/pki"
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
@@ -134,7 +135,7 @@ type cluster struct {
 	etcdServer, kubeletCaller *pki.Pair
 	tokens                    *authn.Tokens
 
-	local *local
+	local *local.Client
 	wg    sync.WaitGroup
 	fail  chan error
 }
@@ -175,7 +176,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 
 	c.Progress("starting the API server")
 	var registry *rest.Registry
-	state := reader{func() *rest.Registry { return registry }}
+	state := local.State{Registry: func() *rest.Registry { return registry }}
 	list, scheme := resources.All(), resources.Scheme()
 	chain := admission.Default(state, admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now))
 	registry, err = rest.New(rest.Config{Store: st, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log})
@@ -189,7 +190,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err := c.tokenIssuer(state); err != nil {
 		return err
 	}
-	c.local = &local{registry: registry, resources: list, tokens: c.tokens, who: &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}}}
+	c.local = local.New(registry, list, c.tokens, &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
 
 	// Everything that runs ends before what it stands on: parts first, then the
 	// registry and the store by the defers above.
@@ -349,7 +350,7 @@ func (c *cluster) bootstrap(ctx context.Context) error {
 }
 
 // ensure creates an object that is not there yet.
-func ensure[T client.Object](ctx context.Context, l *local, kind client.Kind[T], obj T) error {
+func ensure[T client.Object](ctx context.Context, l client.Interface, kind client.Kind[T], obj T) error {
 	if _, ok := l.Informer(kind.GVR, client.Scope{}).Get(obj.GetNamespace(), obj.GetName()); ok {
 		return nil
 	}
@@ -389,7 +390,7 @@ func (c *cluster) apiService(ctx context.Context) error {
 }
 
 func (c *cluster) controllers(ctx context.Context) {
-	manager := c.local.as("system:kube-controller-manager")
+	manager := c.local.As("system:kube-controller-manager")
 	for _, x := range []interface {
 		Name() string
 		Run(context.Context) error
@@ -401,7 +402,7 @@ func (c *cluster) controllers(ctx context.Context) {
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}
-	scheduling := c.local.as("system:kube-scheduler")
+	scheduling := c.local.As("system:kube-scheduler")
 	recorder := events.New(scheduling, "default-scheduler", "", c.log)
 	c.part(ctx, "scheduler events", recorder.Run)
 	c.part(ctx, "scheduler", scheduler.New(scheduler.Config{Client: scheduling, Recorder: recorder, Logger: c.log, Seed: uint64(time.Now().UnixNano())}).Run)
@@ -423,8 +424,8 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 		return nil, nil, err
 	}
 	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir)) })
-	self := c.local.as("system:node:"+c.NodeName, "system:nodes")
-	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.as("system:kube-proxy"), NodeName: c.NodeName, Logger: c.log}).Run)
+	self := c.local.As("system:node:"+c.NodeName, "system:nodes")
+	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.As("system:kube-proxy"), NodeName: c.NodeName, Logger: c.log}).Run)
 	recorder := events.New(self, "kubelet", c.NodeName, c.log)
 	c.part(ctx, "kubelet events", recorder.Run)
 	k, err := kubelet.New(kubelet.Config{

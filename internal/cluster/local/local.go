@@ -1,4 +1,7 @@
-package cluster
+// Package local is the in-process form of client.Interface: the API server's own
+// verbs, with its admission and validation, and its watch cache as the informers'
+// store. Nothing is encoded.
+package local
 
 import (
 	"context"
@@ -22,30 +25,34 @@ import (
 	"github.com/proa-dev/proa/internal/client"
 )
 
-// local is the in-process form of client.Interface: the API server's own verbs,
-// with its admission and validation, and its watch cache as the informers' store.
-// Nothing is encoded.
-type local struct {
+// Client calls a registry as one user.
+type Client struct {
 	registry  *rest.Registry
 	resources []*api.Resource
 	tokens    *authn.Tokens
 	who       user.Info
 }
 
-var _ client.Interface = (*local)(nil)
+var _ client.Interface = (*Client)(nil)
 
-// as returns the client under another name.
-func (l *local) as(name string, groups ...string) *local {
+// New returns a client of a registry. Tokens serves the subresource "token" of
+// service accounts; who is the user that admission sees.
+func New(registry *rest.Registry, resources []*api.Resource, tokens *authn.Tokens, who user.Info) *Client {
+	return &Client{registry: registry, resources: resources, tokens: tokens, who: who}
+}
+
+// As returns the client under another name.
+func (l *Client) As(name string, groups ...string) *Client {
 	out := *l
 	out.who = &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
 	return &out
 }
 
-func (l *local) ctx(ctx context.Context) context.Context {
+func (l *Client) ctx(ctx context.Context) context.Context {
 	return rest.WithFieldManager(rest.WithUser(ctx, l.who), l.who.GetName())
 }
 
-func (l *local) storage(gvr schema.GroupVersionResource) (rest.Storage, error) {
+func (l *Client) storage(gvr schema.GroupVersionResource) (rest.Storage, error) {
 	s, ok := l.registry.Storage(gvr)
 	if !ok {
 		return nil, apierrors.NewNotFound(gvr.GroupResource(), "")
@@ -61,7 +68,7 @@ func mine(e *cache.Entry, err error) (client.Object, error) {
 	return e.Object().DeepCopyObject().(client.Object), nil
 }
 
-func (l *local) Get(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string) (client.Object, error) {
+func (l *Client) Get(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string) (client.Object, error) {
 	s, err := l.storage(gvr)
 	if err != nil {
 		return nil, err
@@ -69,7 +76,7 @@ func (l *local) Get(ctx context.Context, gvr schema.GroupVersionResource, namesp
 	return mine(s.Get(l.ctx(ctx), namespace, name, metav1.GetOptions{}))
 }
 
-func (l *local) List(ctx context.Context, gvr schema.GroupVersionResource, namespace string, opts metav1.ListOptions) (client.List, error) {
+func (l *Client) List(ctx context.Context, gvr schema.GroupVersionResource, namespace string, opts metav1.ListOptions) (client.List, error) {
 	s, err := l.storage(gvr)
 	if err != nil {
 		return client.List{}, err
@@ -96,7 +103,7 @@ func (l *local) List(ctx context.Context, gvr schema.GroupVersionResource, names
 	return out, nil
 }
 
-func (l *local) Create(ctx context.Context, gvr schema.GroupVersionResource, namespace, name, subresource string, obj client.Object, opts metav1.CreateOptions) (client.Object, error) {
+func (l *Client) Create(ctx context.Context, gvr schema.GroupVersionResource, namespace, name, subresource string, obj client.Object, opts metav1.CreateOptions) (client.Object, error) {
 	s, err := l.storage(gvr)
 	if err != nil {
 		return nil, err
@@ -122,7 +129,7 @@ func (l *local) Create(ctx context.Context, gvr schema.GroupVersionResource, nam
 	return obj, nil
 }
 
-func (l *local) Update(ctx context.Context, gvr schema.GroupVersionResource, namespace, subresource string, obj client.Object, opts metav1.UpdateOptions) (client.Object, error) {
+func (l *Client) Update(ctx context.Context, gvr schema.GroupVersionResource, namespace, subresource string, obj client.Object, opts metav1.UpdateOptions) (client.Object, error) {
 	s, err := l.storage(gvr)
 	if err != nil {
 		return nil, err
@@ -140,7 +147,7 @@ func (l *local) Update(ctx context.Context, gvr schema.GroupVersionResource, nam
 	return mine(e, err)
 }
 
-func (l *local) Patch(ctx context.Context, gvr schema.GroupVersionResource, namespace, name, subresource string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (client.Object, error) {
+func (l *Client) Patch(ctx context.Context, gvr schema.GroupVersionResource, namespace, name, subresource string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (client.Object, error) {
 	s, err := l.storage(gvr)
 	if err != nil {
 		return nil, err
@@ -149,7 +156,7 @@ func (l *local) Patch(ctx context.Context, gvr schema.GroupVersionResource, name
 	return mine(e, err)
 }
 
-func (l *local) Delete(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string, opts metav1.DeleteOptions) error {
+func (l *Client) Delete(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string, opts metav1.DeleteOptions) error {
 	s, err := l.storage(gvr)
 	if err != nil {
 		return err
@@ -158,7 +165,7 @@ func (l *local) Delete(ctx context.Context, gvr schema.GroupVersionResource, nam
 	return err
 }
 
-func (l *local) Resources(context.Context) ([]client.ResourceInfo, error) {
+func (l *Client) Resources(context.Context) ([]client.ResourceInfo, error) {
 	var out []client.ResourceInfo
 	for _, r := range l.resources {
 		if len(r.Verbs) > 0 || !r.StoredAs.Empty() {
@@ -170,7 +177,7 @@ func (l *local) Resources(context.Context) ([]client.ResourceInfo, error) {
 	return out, nil
 }
 
-func (l *local) Informer(gvr schema.GroupVersionResource, scope client.Scope) client.Informer {
+func (l *Client) Informer(gvr schema.GroupVersionResource, scope client.Scope) client.Informer {
 	c, _, ok := l.registry.Cache(gvr)
 	if !ok {
 		return missing{fmt.Errorf("no resource %s is served", gvr)}
@@ -313,11 +320,12 @@ func (i *informer) follow(ctx context.Context, w *cache.Watcher, known map[strin
 	}
 }
 
-// reader is the newest state, for authentication, authorization and admission.
-type reader struct{ registry func() *rest.Registry }
+// State is the newest state, for authentication, authorization and admission,
+// which exist before the registry does.
+type State struct{ Registry func() *rest.Registry }
 
-func (r reader) Get(gvr schema.GroupVersionResource, namespace, name string) (api.Object, bool) {
-	c, _, ok := r.registry().Cache(gvr)
+func (r State) Get(gvr schema.GroupVersionResource, namespace, name string) (api.Object, bool) {
+	c, _, ok := r.Registry().Cache(gvr)
 	if !ok {
 		return nil, false
 	}
@@ -328,8 +336,8 @@ func (r reader) Get(gvr schema.GroupVersionResource, namespace, name string) (ap
 	return e.Object(), true
 }
 
-func (r reader) List(gvr schema.GroupVersionResource, namespace string) (out []api.Object) {
-	c, _, ok := r.registry().Cache(gvr)
+func (r State) List(gvr schema.GroupVersionResource, namespace string) (out []api.Object) {
+	c, _, ok := r.Registry().Cache(gvr)
 	if !ok {
 		return nil
 	}
