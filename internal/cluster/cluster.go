@@ -37,6 +37,7 @@ import (
 	"github.com/proa-dev/proa/internal/client/events"
 	"github.com/proa-dev/proa/internal/cluster/local"
 	"github.com/proa-dev/proa/internal/cluster/pki"
+	"github.com/proa-dev/proa/internal/controllers/disruption"
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
@@ -399,6 +400,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		namespace.New(manager, c.log),
 		nodelifecycle.New(manager, c.log),
 		endpointslice.New(manager, c.log),
+		disruption.New(manager, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

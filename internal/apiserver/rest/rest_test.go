@@ -945,8 +945,40 @@ func TestEvictionHonoursTheBudget(t *testing.T) {
 	if b.Status.DisruptionsAllowed != 0 || len(b.Status.DisruptedPods) != 1 {
 		t.Errorf("%+v", b.Status)
 	}
-	if w.get(pods, "default", "a").GetDeletionTimestamp() == nil {
+	evicted := w.get(pods, "default", "a").(*corev1.Pod)
+	if evicted.DeletionTimestamp == nil {
 		t.Error("the pod is not being deleted")
+	}
+	if c := evicted.Status.Conditions; len(c) != 2 || c[1].Type != corev1.DisruptionTarget || c[1].Reason != "EvictionByEvictionAPI" {
+		t.Errorf("conditions %+v", c)
+	}
+}
+
+// KEP-3017: a pod that is not ready goes without the budget when the others suffice.
+func TestEvictionOfAnUnhealthyPod(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy  policyv1.UnhealthyPodEvictionPolicyType
+		healthy int32
+		allowed bool
+	}{"enough others": {policyv1.IfHealthyBudget, 2, true}, "too few others": {policyv1.IfHealthyBudget, 1, false}, "always": {policyv1.AlwaysAllow, 0, true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			one := pod("a")
+			one.Spec.NodeName = "n"
+			w.create(pods, one)
+			w.mustChange(pods, "default", "a", "status", func(o api.Object) { o.(*corev1.Pod).Status.Phase = corev1.PodRunning })
+			w.create(budgets, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"},
+				Spec: policyv1.PodDisruptionBudgetSpec{UnhealthyPodEvictionPolicy: &c.policy, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}})
+			w.mustChange(budgets, "default", "b", "status", func(o api.Object) {
+				b := o.(*policyv1.PodDisruptionBudget)
+				b.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: b.Generation, ExpectedPods: 3, DesiredHealthy: 2, CurrentHealthy: c.healthy}
+			})
+			_, err := w.of(pods).(rest.Subresources).CreateSubresource(w.ctx, "default", "a", "eviction",
+				&policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}}, metav1.CreateOptions{})
+			if (err == nil) != c.allowed {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 

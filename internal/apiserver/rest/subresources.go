@@ -127,10 +127,41 @@ func (s *storage) evict(ctx context.Context, namespace, name string, e *policyv1
 		uid := pod.UID
 		del.Preconditions = &metav1.Preconditions{UID: &uid}
 	}
+	if !free {
+		if err := s.targeted(ctx, pod, del); err != nil {
+			return nil, err
+		}
+	}
 	if _, _, err := s.Delete(ctx, namespace, name, del); err != nil {
 		return nil, err
 	}
 	return success(), nil
+}
+
+// targeted writes into a pod's status why it is about to be deleted (KEP-3329).
+func (s *storage) targeted(ctx context.Context, pod *corev1.Pod, del metav1.DeleteOptions) error {
+	_, _, err := s.update(ctx, &updateRequest{namespace: pod.Namespace, name: pod.Name, subresource: "status",
+		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: del.DryRun}},
+		change: func(_ context.Context, old api.Object) (api.Object, error) {
+			p := old.(*corev1.Pod)
+			if want := del.Preconditions.UID; want != nil && *want != p.UID {
+				return nil, apierrors.NewConflict(s.gr, p.Name, fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s)", *want, p.UID))
+			}
+			c := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
+				ObservedGeneration: p.Generation, LastTransitionTime: s.now()}
+			for i := range p.Status.Conditions {
+				if have := &p.Status.Conditions[i]; have.Type == c.Type {
+					if have.Status == c.Status {
+						c.LastTransitionTime = have.LastTransitionTime
+					}
+					*have = c
+					return p, nil
+				}
+			}
+			p.Status.Conditions = append(p.Status.Conditions, c)
+			return p, nil
+		}})
+	return err
 }
 
 var budgetsGVR = policyv1.SchemeGroupVersion.WithResource("poddisruptionbudgets")
@@ -161,6 +192,9 @@ func (s *storage) spend(ctx context.Context, pod *corev1.Pod, dry bool) error {
 		return apierrors.NewInternalError(fmt.Errorf("this pod has more than one PodDisruptionBudget, which the eviction subresource does not support"))
 	}
 	name := covers[0].Name
+	if !podReady(pod) && freeWhenUnhealthy(covers[0]) {
+		return nil
+	}
 	_, _, err = budgets.update(ctx, &updateRequest{namespace: pod.Namespace, name: name, subresource: "status",
 		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: dryOption(dry)}},
 		change: func(_ context.Context, old api.Object) (api.Object, error) {
@@ -184,6 +218,24 @@ func (s *storage) spend(ctx context.Context, pod *corev1.Pod, dry bool) error {
 			return b, nil
 		}})
 	return err
+}
+
+// freeWhenUnhealthy says whether pods that are not ready take nothing from a budget
+// (unhealthyPodEvictionPolicy, KEP-3017).
+func freeWhenUnhealthy(b *policyv1.PodDisruptionBudget) bool {
+	if p := b.Spec.UnhealthyPodEvictionPolicy; p != nil && *p == policyv1.AlwaysAllow {
+		return true
+	}
+	return b.Status.ObservedGeneration >= b.Generation && b.Status.CurrentHealthy >= b.Status.DesiredHealthy && b.Status.DesiredHealthy > 0
+}
+
+func podReady(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 func dryOption(dry bool) []string {
