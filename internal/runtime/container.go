@@ -61,6 +61,9 @@ type execSpec struct {
 	Groups     []uint32
 	Caps       uint64
 	NoNewPrivs bool
+	// Seccomp is the filter's file; "": unconfined.
+	Seccomp      string
+	SeccompFlags uint32
 }
 
 // CreateContainer prepares all that StartContainer needs.

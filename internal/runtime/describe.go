@@ -142,6 +142,9 @@ func (s *Server) describe(c *container, sb *sandbox, rootfs string, image *v1.Co
 	}
 	c.Spec = execSpec{Env: environment(image, c.Config, sb, who.home), Cwd: c.Config.WorkingDir, UID: who.uid, GID: who.gid, Groups: who.groups,
 		Caps: caps, NoNewPrivs: sc.NoNewPrivs}
+	if err := s.confine(&c.Spec, sc); err != nil {
+		return nil, err
+	}
 	if c.Spec.Cwd == "" {
 		c.Spec.Cwd = image.Config.WorkingDir
 	}
@@ -221,6 +224,10 @@ func (e *execSpec) put(spec *shim.Spec) {
 	}
 	spec.Put("caps", strconv.FormatUint(e.Caps, 10))
 	spec.Flag("no-new-privs", e.NoNewPrivs)
+	if e.Seccomp != "" {
+		spec.Put("seccomp", e.Seccomp)
+		spec.Number("seccomp-flags", int64(e.SeccompFlags))
+	}
 }
 
 func environment(image *v1.ConfigFile, cfg *runtimeapi.ContainerConfig, sb *sandbox, home string) []string {

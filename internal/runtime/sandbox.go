@@ -81,7 +81,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	}
 	id := newID()
 	sb := &sandbox{dir: filepath.Join(s.cfg.State, "sandboxes", id), record: record{ID: id, Config: cfg, Created: time.Now().UnixNano()}}
-	if sb.namespaces().GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD {
+	if u := sb.namespaces().UsernsOptions; u != nil && u.Mode == runtimeapi.NamespaceMode_POD {
 		return nil, status.Error(codes.InvalidArgument, "user namespaces are not supported: set hostUsers to true")
 	}
 	if err := s.make(ctx, sb); err != nil {

@@ -69,6 +69,7 @@ type Server struct {
 	log     *slog.Logger
 	helper  string
 	cgroups *cgroups
+	filters filters
 	events  *events
 	stream  streaming.Server
 	httpd   *http.Server
@@ -87,7 +88,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.CgroupRoot == "" {
 		cfg.CgroupRoot = "/sys/fs/cgroup"
 	}
-	for _, dir := range []string{filepath.Join(cfg.State, "sandboxes"), filepath.Join(cfg.State, "containers"), cfg.Root} {
+	for _, dir := range []string{filepath.Join(cfg.State, "sandboxes"), filepath.Join(cfg.State, "containers"), filepath.Join(cfg.State, "seccomp"), cfg.Root} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make the runtime's folder: %w", err)
 		}
@@ -98,6 +99,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, helper: helper, cgroups: newCgroups(cfg.CgroupRoot), events: newEvents(),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}}
+	s.filters.dir = filepath.Join(cfg.State, "seccomp")
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.load(); err != nil {
 		return nil, fmt.Errorf("take up the containers in %s: %w", cfg.State, err)
@@ -202,7 +204,11 @@ func (s *Server) load() error {
 		s.containers[c.ID] = c
 		s.takeUp(c)
 	}
-	return nil
+	used := map[string]bool{}
+	for _, c := range s.containers {
+		used[c.Spec.Seccomp] = true
+	}
+	return s.filters.sweep(used)
 }
 
 func isNamespace(path string) bool {

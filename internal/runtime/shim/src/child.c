@@ -259,8 +259,9 @@ static void set_caps(uint64_t caps, int report)
 		die(report, "set capabilities: %s", strerror(errno));
 }
 
-static void load_seccomp(const char *path, int report)
+static void load_seccomp(const struct spec *s, int report)
 {
+	const char *path = s->seccomp;
 	static struct sock_filter code[BPF_MAXINSNS];
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, code, sizeof code);
@@ -268,7 +269,9 @@ static void load_seccomp(const char *path, int report)
 		die(report, "read seccomp program %s: %s", path, strerror(errno));
 	close(fd);
 	struct sock_fprog program = {(unsigned short)((size_t)n / sizeof *code), code};
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
+	/* A kernel that does not know a flag loads the program without. */
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, s->seccomp_flags, &program) < 0 &&
+	    (errno != EINVAL || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0))
 		die(report, "load seccomp program: %s", strerror(errno));
 }
 
@@ -295,7 +298,7 @@ void become(const struct spec *s, int report)
 	if (s->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		die(report, "set no_new_privs: %s", strerror(errno));
 	if (s->seccomp && !s->no_new_privs)
-		load_seccomp(s->seccomp, report);
+		load_seccomp(s, report);
 	if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
 		die(report, "keep capabilities: %s", strerror(errno));
 	if (setgroups(s->ngroups, s->groups) < 0 || setresgid(s->gid, s->gid, s->gid) < 0 || setresuid(s->uid, s->uid, s->uid) < 0)
@@ -305,7 +308,7 @@ void become(const struct spec *s, int report)
 	if (s->cwd && chdir(s->cwd) < 0)
 		die(report, "chdir to cwd (\"%s\"): %s", s->cwd, strerror(errno));
 	if (s->seccomp && s->no_new_privs)
-		load_seccomp(s->seccomp, report);
+		load_seccomp(s, report);
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);

@@ -42,6 +42,7 @@ struct spec {
 	size_t nrlimits;
 	pid_t pid; /* exec: a process of the container */
 	char *seccomp; /* file with a BPF program */
+	unsigned seccomp_flags;
 	int new_cgroupns;
 };
 
