@@ -41,6 +41,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/internal/controllers/replicaset"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
 	"github.com/proa-dev/proa/internal/kubelet"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
@@ -401,6 +402,8 @@ func (c *cluster) controllers(ctx context.Context) {
 		nodelifecycle.New(manager, c.log),
 		endpointslice.New(manager, c.log),
 		disruption.New(manager, c.log),
+		replicaset.New(manager, c.log),
+		replicaset.NewReplicationController(manager, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

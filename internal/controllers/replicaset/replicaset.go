@@ -1,0 +1,231 @@
+// Package replicaset keeps the number of pods of ReplicaSets and
+// ReplicationControllers (apps/v1, core/v1): it adopts and lets go, creates and
+// deletes pods, and writes the status.
+package replicaset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/proa-dev/proa/internal/client"
+	"github.com/proa-dev/proa/internal/client/events"
+	"github.com/proa-dev/proa/internal/controllers/loop"
+	"github.com/proa-dev/proa/internal/controllers/owned"
+)
+
+const (
+	// burst bounds the pods that one pass creates or deletes.
+	burst   = 500
+	workers = 5
+)
+
+// Controller writes pods and the status of the sets.
+type Controller struct {
+	client  client.Interface
+	name    string
+	source  source
+	loop    *loop.Loop[types.NamespacedName]
+	events  *events.Recorder
+	pods    client.Typed[*corev1.Pod]
+	pending owned.Pending[types.NamespacedName]
+}
+
+func build(c client.Interface, log *slog.Logger, name, component string, s source) *Controller {
+	x := &Controller{client: c, name: name, source: s, pods: client.Pods.Informer(c, client.Scope{}), events: events.New(c, component, "", log)}
+	x.loop = loop.New(name, log, x.sync)
+	return x
+}
+
+func (x *Controller) Name() string { return x.name }
+
+// Run works until ctx ends.
+func (x *Controller) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	recorded := make(chan error, 1)
+	go func() { recorded <- x.events.Run(ctx) }()
+	err := x.loop.Run(ctx, workers,
+		loop.Source{Informer: x.source.informer, Handle: func(e client.Event) {
+			if e.Object != nil {
+				x.loop.Add(keyOf(e.Object))
+			}
+		}},
+		loop.Source{Informer: x.pods.Informer, Handle: x.podChanged})
+	cancel()
+	<-recorded
+	return err
+}
+
+func keyOf(o client.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+}
+
+func (x *Controller) podChanged(e client.Event) {
+	if e.Object == nil {
+		return
+	}
+	ref := metav1.GetControllerOfNoCopy(e.Object)
+	if e.Old != nil {
+		if old := metav1.GetControllerOfNoCopy(e.Old); old != nil && (ref == nil || ref.UID != old.UID) {
+			x.addOwner(e.Old.GetNamespace(), old)
+		}
+	}
+	if ref != nil {
+		x.addOwner(e.Object.GetNamespace(), ref)
+		return
+	}
+	if e.Type == client.Deleted {
+		return
+	}
+	// An orphan: whoever matches it may adopt it.
+	for _, o := range x.source.informer.List(e.Object.GetNamespace()) {
+		if s, err := metav1.LabelSelectorAsSelector(x.source.of(o).Spec.Selector); err == nil && s.Matches(labels.Set(e.Object.GetLabels())) {
+			x.loop.Add(keyOf(o))
+		}
+	}
+}
+
+func (x *Controller) addOwner(namespace string, ref *metav1.OwnerReference) {
+	if ref.Kind != x.source.gvk.Kind {
+		return
+	}
+	if o, ok := x.source.informer.Get(namespace, ref.Name); ok && o.GetUID() == ref.UID {
+		x.loop.Add(keyOf(o))
+	}
+}
+
+func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
+	obj, ok := x.source.informer.Get(key.Namespace, key.Name)
+	if !ok {
+		x.pending.Forget(key)
+		return nil
+	}
+	// What the view does not show yet comes as an event, and with it the next pass.
+	if !x.pending.Shown(key, x.pods.Informer) {
+		x.loop.After(key, time.Second)
+		return nil
+	}
+	set := x.source.of(obj)
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	if err != nil {
+		return fmt.Errorf("selector of %s %s: %w", x.source.gvk.Kind, key, err)
+	}
+	var candidates []*corev1.Pod
+	for _, o := range x.pods.Informer.List(key.Namespace) {
+		if p := o.(*corev1.Pod); p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+			candidates = append(candidates, p)
+		}
+	}
+	pods, err := owned.Claim[*corev1.Pod]{Client: x.client, Kind: client.Pods, Owner: obj, OwnerGVK: x.source.gvk, Selector: selector,
+		Live: func(ctx context.Context) (client.Object, error) { return x.source.live(ctx, key.Namespace, key.Name) }}.Of(ctx, candidates)
+	if err != nil {
+		return err
+	}
+	var active []*corev1.Pod
+	terminating := int32(0)
+	for _, p := range pods {
+		if p.DeletionTimestamp == nil {
+			active = append(active, p)
+		} else {
+			terminating++
+		}
+	}
+	var failed error
+	created := []*corev1.Pod(nil)
+	if set.DeletionTimestamp == nil {
+		created, failed = x.scale(ctx, key, obj, set, active)
+	}
+	status := x.status(set, append(active, created...), terminating, failed, int(ptr.Deref(set.Spec.Replicas, 1))-len(active))
+	if !apiequality.Semantic.DeepEqual(set.Status, status) {
+		out := *set
+		out.Status = status
+		if err := x.source.write(ctx, &out); err != nil && !apierrors.IsNotFound(err) {
+			return errors.Join(failed, fmt.Errorf("write the status of %s %s: %w", x.source.gvk.Kind, key, err))
+		}
+	}
+	if failed == nil && set.Spec.MinReadySeconds > 0 && status.ReadyReplicas == ptr.Deref(set.Spec.Replicas, 1) && status.AvailableReplicas != status.ReadyReplicas {
+		x.loop.After(key, nextAvailable(active, set.Spec.MinReadySeconds))
+	}
+	return failed
+}
+
+// scale creates or deletes pods until there are as many as wanted, and returns the
+// created ones. What was deleted is taken out of the status by its own event.
+func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner client.Object, set *appsv1.ReplicaSet, pods []*corev1.Pod) ([]*corev1.Pod, error) {
+	diff := int(ptr.Deref(set.Spec.Replicas, 1)) - len(pods)
+	if diff > 0 {
+		diff = min(diff, burst)
+		made := make([]*corev1.Pod, diff)
+		_, err := owned.SlowStart(diff, func(i int) error {
+			pod, err := client.Pods.Create(ctx, x.client, owned.Pod(&set.Spec.Template, owner, x.source.gvk, prefix(set.Name)))
+			switch {
+			case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause), apierrors.IsNotFound(err):
+				return nil // the namespace is on its way out, and everything in it
+			case err != nil:
+				x.events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+				return fmt.Errorf("create a pod of %s %s: %w", x.source.gvk.Kind, key, err)
+			}
+			x.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
+			x.pending.Created(key, x.pods.Informer, pod)
+			made[i] = pod
+			return nil
+		})
+		return slices.DeleteFunc(made, func(p *corev1.Pod) bool { return p == nil }), err
+	}
+	if diff == 0 {
+		return nil, nil
+	}
+	surplus := min(-diff, burst)
+	doomed := doom(pods, x.related(set), surplus)
+	_, err := owned.SlowStart(surplus, func(i int) error {
+		pod := doomed[i]
+		uid := pod.UID
+		err := client.Pods.Delete(ctx, x.client, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+		switch {
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+			return nil
+		case err != nil:
+			x.events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+			return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		x.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+		x.pending.Deleted(key, x.pods.Informer, pod)
+		return nil
+	})
+	return nil, err
+}
+
+// prefix leaves room for what makes the name unique.
+func prefix(name string) string { return name + "-" }
+
+// related returns the active pods of all sets with the same controller: the rank of
+// a pod to delete is how many of those share its node.
+func (x *Controller) related(set *appsv1.ReplicaSet) []*corev1.Pod {
+	owners := map[types.UID]bool{set.UID: true}
+	if up := metav1.GetControllerOfNoCopy(set); up != nil {
+		for _, o := range x.source.informer.List(set.Namespace) {
+			if ref := metav1.GetControllerOfNoCopy(o); ref != nil && ref.UID == up.UID {
+				owners[o.GetUID()] = true
+			}
+		}
+	}
+	var out []*corev1.Pod
+	for _, o := range x.pods.Informer.List(set.Namespace) {
+		if ref := metav1.GetControllerOfNoCopy(o); ref != nil && owners[ref.UID] && owned.Active(o.(*corev1.Pod)) {
+			out = append(out, o.(*corev1.Pod))
+		}
+	}
+	return out
+}
