@@ -37,6 +37,7 @@ import (
 	"github.com/proa-dev/proa/internal/client/events"
 	"github.com/proa-dev/proa/internal/cluster/local"
 	"github.com/proa-dev/proa/internal/cluster/pki"
+	"github.com/proa-dev/proa/internal/controllers/deployment"
 	"github.com/proa-dev/proa/internal/controllers/disruption"
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
@@ -402,6 +403,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		nodelifecycle.New(manager, c.log),
 		endpointslice.New(manager, c.log),
 		disruption.New(manager, c.log),
+		deployment.New(manager, c.log),
 		replicaset.New(manager, c.log),
 		replicaset.NewReplicationController(manager, c.log),
 	} {

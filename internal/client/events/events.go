@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,7 @@ type Recorder struct {
 	log             *slog.Logger
 	queue           chan *corev1.Event
 	recent          map[key]*corev1.Event
+	last            atomic.Int64
 }
 
 type key struct {
@@ -61,7 +63,7 @@ func (r *Recorder) EventFieldf(obj client.Object, fieldPath, eventType, reason, 
 		namespace = metav1.NamespaceDefault
 	}
 	e := &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", obj.GetName(), now.UnixNano())},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", obj.GetName(), r.stamp(now.Time))},
 		InvolvedObject: corev1.ObjectReference{Kind: gvk.Kind, APIVersion: gvk.GroupVersion().String(), Namespace: obj.GetNamespace(), Name: obj.GetName(),
 			UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(), FieldPath: fieldPath},
 		Type: eventType, Reason: reason, Message: fmt.Sprintf(format, args...), FirstTimestamp: now, LastTimestamp: now, Count: 1,
@@ -71,6 +73,18 @@ func (r *Recorder) EventFieldf(obj client.Object, fieldPath, eventType, reason, 
 	case r.queue <- e:
 	default:
 		r.log.Warn("an event was dropped: too many at once", "kind", gvk.Kind, "namespace", obj.GetNamespace(), "name", obj.GetName(), "reason", reason)
+	}
+}
+
+// stamp is a time in nanoseconds that no other event of this recorder has: it is a
+// part of the name.
+func (r *Recorder) stamp(now time.Time) int64 {
+	for {
+		last := r.last.Load()
+		next := max(now.UnixNano(), last+1)
+		if r.last.CompareAndSwap(last, next) {
+			return next
+		}
 	}
 }
 
