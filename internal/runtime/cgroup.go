@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -285,4 +286,22 @@ func (c *cgroups) pidsOf(path string) (out []int) {
 		break
 	}
 	return out
+}
+
+// kill ends the processes that are left in a group.
+func (c *cgroups) kill(path string) {
+	for range 20 {
+		pids := c.pidsOf(path)
+		if len(pids) == 0 {
+			return
+		}
+		if c.v2 && os.WriteFile(filepath.Join(c.root, path, "cgroup.kill"), []byte("1"), 0) == nil {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -28,9 +27,11 @@ type container struct {
 	mu  sync.Mutex
 	dir string
 	containerRecord
-	conn    net.Conn      // to the helper; its end is the container's end
-	done    chan struct{} // closed when the container has ended
-	release func()        // the image's layers
+	starting bool
+	process  *os.File      // pidfd of the first process, while it runs
+	conn     net.Conn      // to the helper; its end is the container's end
+	done     chan struct{} // closed when the container has ended
+	release  func()        // the image's layers
 }
 
 // containerRecord is what is kept of a container on disk.
@@ -71,6 +72,12 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	sb, err := s.sandbox(req.PodSandboxId)
 	if err != nil {
 		return nil, err
+	}
+	sb.mu.Lock()
+	stopped := sb.Stopped
+	sb.mu.Unlock()
+	if stopped {
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", sb.ID)
 	}
 	cfg := req.GetConfig()
 	if cfg.GetMetadata() == nil || cfg.GetImage() == nil {
@@ -199,76 +206,29 @@ func (s *Server) StartContainer(ctx context.Context, req *runtimeapi.StartContai
 		return nil, err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.Started != 0 || c.Exited {
+	if c.Started != 0 || c.Exited || c.starting {
+		c.mu.Unlock()
 		return nil, status.Errorf(codes.FailedPrecondition, "container %s was started before", c.ID)
 	}
-	// A kill from here on leaves a started container: the helper is found by its socket.
-	pid, err := s.launch(c)
+	c.starting = true
+	c.mu.Unlock()
+	// Unlocked: a mount may hang, and the container is still looked at.
+	pid, at, process, err := s.launch(ctx, c)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.starting = false
 	if err != nil {
-		c.Exited, c.ExitCode, c.Reason, c.Message = true, 128, "StartError", err.Error()
+		c.Exited, c.ExitCode, c.Reason, c.Message = true, startFailed, "StartError", err.Error()
 		c.Finished = time.Now().UnixNano()
 		close(c.done)
 		_ = writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord)
 		s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 		return nil, fmt.Errorf("start container %s: %w", c.Config.Metadata.Name, err)
 	}
-	c.Pid, c.Started = pid, time.Now().UnixNano()
-	if err := writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord); err != nil {
-		s.log.Warn("write down a started container", "container", c.ID, "err", err)
-	}
+	c.Pid, c.Started, c.process = pid, at, process
 	s.follow(c)
 	s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	return &runtimeapi.StartContainerResponse{}, nil
-}
-
-// launch starts the helper and waits until the program runs or has failed to.
-func (s *Server) launch(c *container) (int, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	cmd := exec.Command(s.helper, "run", filepath.Join(c.dir, "spec"))
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.Env = []string{}
-	if err := cmd.Start(); err != nil {
-		w.Close()
-		return 0, fmt.Errorf("run the container helper: %w", err)
-	}
-	w.Close()
-	s.wg.Go(func() { waitOrLeave(s.ctx, cmd) })
-	report := make([]byte, 2048)
-	n := 0
-	for n < len(report) {
-		m, err := r.Read(report[n:])
-		n += m
-		if err != nil {
-			break
-		}
-	}
-	text := strings.TrimSpace(string(report[:n]))
-	var pid int
-	if _, err := fmt.Sscanf(text, "ok %d", &pid); err == nil {
-		return pid, nil
-	}
-	if text == "" {
-		text = "the container helper ended without a word"
-	}
-	return 0, errors.New(text)
-}
-
-// waitOrLeave reaps the helper; at the end of this process it is left running.
-func waitOrLeave(ctx context.Context, cmd *exec.Cmd) {
-	done := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
 }
 
 // dial connects to a container's helper. The socket's path may be too long for
@@ -280,106 +240,6 @@ func (c *container) dial() (net.Conn, error) {
 	}
 	defer dir.Close()
 	return net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/ctl.sock", dir.Fd()))
-}
-
-// follow waits for the helper's end. It is called with c.mu held.
-func (s *Server) follow(c *container) {
-	conn, err := c.dial()
-	if err == nil {
-		_, err = conn.Write([]byte("wait\n"))
-	}
-	if err != nil {
-		// It has ended already, or was killed.
-		s.wg.Go(func() { s.ended(c) })
-		return
-	}
-	c.conn = conn
-	s.wg.Go(func() {
-		buf := make([]byte, 1)
-		_, _ = conn.Read(buf) // returns at the end of the connection
-		conn.Close()
-		if s.ctx.Err() == nil {
-			s.ended(c)
-		}
-	})
-}
-
-func (c *container) disconnect() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conn != nil {
-		c.conn.Close()
-	}
-}
-
-// takeUp finds out what became of a container while nobody looked.
-func (s *Server) takeUp(c *container) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, release, err := s.cfg.Images.Hold(c.Image); err == nil {
-		c.release = release
-	}
-	if c.Exited {
-		close(c.done)
-		return
-	}
-	if c.Started == 0 {
-		// Killed between the helper's start and the note of it: the socket tells.
-		if conn, err := c.dial(); err == nil {
-			conn.Close()
-			c.Started = time.Now().UnixNano()
-			if pids := s.cgroups.pidsOf(c.Cgroup); len(pids) > 0 {
-				c.Pid = pids[0]
-			}
-		} else if _, err := os.Stat(filepath.Join(c.dir, "exit")); err != nil {
-			return // created and never started
-		}
-	}
-	s.follow(c)
-}
-
-// ended notes the end of a container.
-func (s *Server) ended(c *container) {
-	c.mu.Lock()
-	if c.Exited {
-		c.mu.Unlock()
-		return
-	}
-	c.Exited = true
-	c.ExitCode, c.Reason, c.Finished = 137, "Error", time.Now().UnixNano()
-	if b, err := os.ReadFile(filepath.Join(c.dir, "exit")); err == nil {
-		var signal int
-		var at int64
-		if _, err := fmt.Sscan(string(b), &c.ExitCode, &signal, &at); err == nil && at > 0 {
-			c.Finished = at
-		}
-	} else {
-		c.Message = "the container helper was killed"
-	}
-	// Nothing of the container outlives its first process, even where it has no
-	// process namespace of its own.
-	for range 20 {
-		pids := s.cgroups.pidsOf(c.Cgroup)
-		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-		if len(pids) == 0 {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	switch {
-	case s.cgroups.oomKilled(c.Cgroup):
-		c.Reason = "OOMKilled"
-	case c.ExitCode == 0:
-		c.Reason = "Completed"
-	}
-	if err := writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord); err != nil {
-		s.log.Warn("write down a container's end", "container", c.ID, "err", err)
-	}
-	close(c.done)
-	c.mu.Unlock()
-	s.events.publish(s, c, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 }
 
 // StopContainer ends a container: its stop signal, then, after timeout seconds, SIGKILL.
@@ -399,14 +259,17 @@ const killWait = 30 * time.Second
 
 func (s *Server) kill(ctx context.Context, c *container, grace time.Duration) error {
 	c.mu.Lock()
-	running, pid, stop := c.Started != 0 && !c.Exited, c.Pid, c.StopSignal
+	running, starting, stop := c.Started != 0 && !c.Exited, c.starting, c.StopSignal
 	c.mu.Unlock()
-	if !running || pid <= 0 {
+	if starting {
+		return status.Errorf(codes.Unavailable, "container %s is being started", c.ID)
+	}
+	if !running {
 		return nil
 	}
 	if grace > 0 {
-		if err := unix.Kill(pid, signalNumber(stop)); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("signal container %s: %w", c.ID, err)
+		if err := c.signal(signalNumber(stop)); err != nil {
+			return err
 		}
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
@@ -418,8 +281,8 @@ func (s *Server) kill(ctx context.Context, c *container, grace time.Duration) er
 			return ctx.Err()
 		}
 	}
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill container %s: %w", c.ID, err)
+	if err := c.signal(unix.SIGKILL); err != nil {
+		return err
 	}
 	timer := time.NewTimer(killWait)
 	defer timer.Stop()
@@ -431,6 +294,19 @@ func (s *Server) kill(ctx context.Context, c *container, grace time.Duration) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// signal sends a signal to the container's first process.
+func (c *container) signal(sig unix.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.process == nil {
+		return nil // it ends already
+	}
+	if err := unix.PidfdSendSignal(int(c.process.Fd()), sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, err)
+	}
+	return nil
 }
 
 func signalNumber(name string) unix.Signal {
@@ -551,26 +427,26 @@ func (s *Server) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenCon
 	if err != nil {
 		return nil, err
 	}
-	if err := c.tell("reopen"); err != nil {
+	if _, err := c.tell("reopen"); err != nil {
 		return nil, fmt.Errorf("reopen the log of container %s: %w", c.ID, err)
 	}
 	return &runtimeapi.ReopenContainerLogResponse{}, nil
 }
 
-// tell sends the helper a command and waits for its answer.
-func (c *container) tell(command string) error {
+// tell sends the helper a command and returns its answer.
+func (c *container) tell(command string) (string, error) {
 	conn, err := c.dial()
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-			return status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
+			return "", status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
 		}
-		return err
+		return "", err
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err := fmt.Fprintf(conn, "%s\n", command); err != nil {
-		return err
+		return "", err
 	}
-	_, err = bufio.NewReader(conn).ReadString('\n')
-	return err
+	answer, err := bufio.NewReader(conn).ReadString('\n')
+	return strings.TrimSuffix(answer, "\n"), err
 }

@@ -125,7 +125,7 @@ func (n *node) start() {
 	socket := filepath.Join(n.dir, "cri.sock")
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, socket) }()
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(16<<20)))
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,79 +27,101 @@ import (
 	"github.com/proa-dev/proa/internal/runtime/shim"
 )
 
-// report is what the helper says when it cannot run a command, and the
-// description that it reads until then.
-type report struct {
-	*os.File
-	spec string
+// command is a program about to run in a container.
+type command struct {
+	*exec.Cmd
+	ours   *os.File   // to the helper; closing it ends the program
+	theirs []*os.File // what the helper gets
 }
 
-func (r *report) Close() error {
-	return errors.Join(r.File.Close(), os.Remove(r.spec))
-}
-
-// command prepares the helper to run a program in a container; said has the
-// reason when it could not.
-func (s *Server) command(ctx context.Context, c *container, args []string, tty bool) (cmd *exec.Cmd, said *report, started func(), err error) {
-	c.mu.Lock()
-	running, pid := c.Started != 0 && !c.Exited, c.Pid
-	c.mu.Unlock()
-	if !running {
-		return nil, nil, nil, status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
-	}
+// command prepares the helper to run a program in a container.
+func (s *Server) command(ctx context.Context, c *container, args []string, tty bool) (*command, error) {
 	spec := &shim.Spec{}
 	for _, a := range args {
 		spec.Put("arg", a)
 	}
 	c.Spec.put(spec)
-	spec.Number("pid", int64(pid))
 	spec.Flag("tty", tty)
 	for _, p := range s.cgroups.procs(c.Cgroup) {
 		spec.Put("cgroup", p)
 	}
 	b, err := spec.Bytes()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	f, err := os.CreateTemp(c.dir, "exec-")
+	process, err := c.handle()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Close()); err != nil {
-		os.Remove(f.Name())
-		return nil, nil, nil, err
-	}
-	r, w, err := os.Pipe()
+	description, err := memory(b)
 	if err != nil {
-		os.Remove(f.Name())
-		return nil, nil, nil, err
+		return nil, errors.Join(err, process.Close())
 	}
-	cmd = exec.CommandContext(ctx, s.helper, "exec", f.Name())
-	cmd.ExtraFiles = []*os.File{w}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, errors.Join(err, process.Close(), description.Close())
+	}
+	cmd := exec.CommandContext(ctx, s.helper, "exec", "/proc/self/fd/5")
+	cmd.ExtraFiles = []*os.File{theirs, process, description}
 	cmd.Env = []string{}
 	// What the program leaves behind may hold its streams: they are not waited for long.
 	cmd.WaitDelay = time.Second
-	return cmd, &report{r, f.Name()}, func() { w.Close() }, nil
+	return &command{cmd, ours, cmd.ExtraFiles}, nil
 }
 
-// run starts a prepared command and waits; a program that ended with a code is a
-// utilexec.CodeExitError.
-func run(cmd *exec.Cmd, said *report, started func(), began func()) error {
-	err := cmd.Start()
-	started()
+// handle is a descriptor of the running container's first process.
+func (c *container) handle() (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state() != runtimeapi.ContainerState_CONTAINER_RUNNING || c.process == nil {
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
+	}
+	fd, err := unix.FcntlInt(c.process.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		said.Close()
-		return err
+		return nil, fmt.Errorf("hold the process of container %s: %w", c.ID, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// memory is a file without a name, read from its start.
+func memory(b []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("spec", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("describe the command: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "spec")
+	if _, err := f.Write(b); err != nil {
+		return nil, errors.Join(fmt.Errorf("describe the command: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// drop closes what a command that is not started holds.
+func (c *command) drop() {
+	c.ours.Close()
+	for _, f := range c.theirs {
+		f.Close()
+	}
+}
+
+// run starts the program and waits; one that ended with a code is a
+// utilexec.CodeExitError.
+func (c *command) run(began func()) error {
+	err := c.Start()
+	for _, f := range c.theirs {
+		f.Close()
+	}
+	defer c.ours.Close()
+	if err != nil {
+		return fmt.Errorf("run the container helper: %w", err)
 	}
 	if began != nil {
 		began()
 	}
-	text, _ := io.ReadAll(io.LimitReader(said, 4096))
-	said.Close()
-	err = cmd.Wait()
-	if len(text) > 0 {
-		return utilexec.CodeExitError{Code: 127, Err: errors.New(string(text))}
+	text := hear(c.ours)
+	err = c.Wait()
+	if text != "ok" && text != "" {
+		return utilexec.CodeExitError{Code: notRun(text), Err: errors.New(text)}
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -111,16 +133,26 @@ func run(cmd *exec.Cmd, said *report, started func(), began func()) error {
 	return err
 }
 
-// maxOutput bounds what ExecSync keeps of each stream.
-const maxOutput = 16 << 20
+// notRun is a shell's exit code for a program that could not be run.
+func notRun(text string) int {
+	if strings.HasSuffix(text, "permission denied") {
+		return 126
+	}
+	return 127
+}
 
+// maxOutput bounds what ExecSync keeps of each stream: both fit in the message of
+// 16 MiB that kubelets take.
+const maxOutput = 16<<20/2 - 4096
+
+// limited keeps the first bytes. It must not have a ReadFrom, which io.Copy would prefer.
 type limited struct {
-	bytes.Buffer
+	b []byte
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if room := maxOutput - l.Len(); room > 0 {
-		l.Buffer.Write(p[:min(room, len(p))])
+	if room := maxOutput - len(l.b); room > 0 {
+		l.b = append(l.b, p[:min(room, len(p))]...)
 	}
 	return len(p), nil
 }
@@ -137,13 +169,13 @@ func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.Timeout)*time.Second)
 		defer cancel()
 	}
-	cmd, said, started, err := s.command(ctx, c, req.Cmd, false)
+	cmd, err := s.command(ctx, c, req.Cmd, false)
 	if err != nil {
 		return nil, err
 	}
 	var out, errOut limited
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err = run(cmd, said, started, nil)
+	err = cmd.run(nil)
 	if ctx.Err() != nil && parent.Err() == nil {
 		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d seconds", req.Cmd, req.Timeout)
 	}
@@ -152,13 +184,13 @@ func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 	switch {
 	case errors.As(err, &exit):
 		code = exit.Code
-		if code == 127 && exit.Err != nil && out.Len()+errOut.Len() == 0 {
-			errOut.WriteString(exit.Err.Error())
+		if (code == 126 || code == 127) && len(out.b)+len(errOut.b) == 0 {
+			errOut.b = []byte(exit.Err.Error())
 		}
 	case err != nil:
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
-	return &runtimeapi.ExecSyncResponse{Stdout: out.Bytes(), Stderr: errOut.Bytes(), ExitCode: int32(code)}, nil
+	return &runtimeapi.ExecSyncResponse{Stdout: out.b, Stderr: errOut.b, ExitCode: int32(code)}, nil
 }
 
 // Exec, Attach and PortForward return the URL at which the stream is served.
@@ -206,12 +238,12 @@ func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd, said, started, err := r.s.command(ctx, c, args, tty)
+	cmd, err := r.s.command(ctx, c, args, tty)
 	if err != nil {
 		return err
 	}
 	if tty {
-		return runTerminal(ctx, cmd, said, started, in, out, resize)
+		return runTerminal(ctx, cmd, in, out, resize)
 	}
 	if out != nil {
 		cmd.Stdout = out
@@ -223,6 +255,7 @@ func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io
 		// Not cmd.Stdin: Wait would wait for the client to close it.
 		pipe, err := cmd.StdinPipe()
 		if err != nil {
+			cmd.drop()
 			return err
 		}
 		go func() {
@@ -230,14 +263,13 @@ func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io
 			pipe.Close()
 		}()
 	}
-	return run(cmd, said, started, nil)
+	return cmd.run(nil)
 }
 
-func runTerminal(ctx context.Context, cmd *exec.Cmd, said *report, started func(), in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) error {
+func runTerminal(ctx context.Context, cmd *command, in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) error {
 	master, slave, err := openTerminal()
 	if err != nil {
-		started()
-		said.Close()
+		cmd.drop()
 		return err
 	}
 	defer master.Close()
@@ -265,7 +297,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, said *report, started func(
 	if out != nil {
 		wg.Go(func() { _, _ = io.Copy(out, master) })
 	}
-	err = run(cmd, said, started, func() { slave.Close() })
+	err = cmd.run(func() { slave.Close() })
 	close(done)
 	wg.Wait() // the terminal reads EIO once the last process has closed it
 	return err
@@ -320,7 +352,7 @@ func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out,
 				if !ok {
 					return
 				}
-				_ = c.tell(fmt.Sprintf("resize %d %d", size.Width, size.Height))
+				_, _ = c.tell(fmt.Sprintf("resize %d %d", size.Width, size.Height))
 			case <-done:
 				return
 			}

@@ -38,13 +38,11 @@ void die(int report, const char *format, ...)
 	_exit(127);
 }
 
-void join_cgroups(const struct spec *s, pid_t pid, int report)
+void join_cgroups(const struct spec *s, int report)
 {
-	char text[32];
-	int len = snprintf(text, sizeof text, "%d", (int)pid);
 	for (size_t i = 0; i < s->ncgroups; i++) {
 		int fd = open(s->cgroups[i], O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, text, (size_t)len) != len)
+		if (fd < 0 || write(fd, "0", 1) != 1)
 			die(report, "join cgroup %s: %s", s->cgroups[i], strerror(errno));
 		close(fd);
 	}
@@ -259,15 +257,18 @@ static void set_caps(uint64_t caps, int report)
 		die(report, "set capabilities: %s", strerror(errno));
 }
 
+void keep_seccomp(struct spec *s, int report)
+{
+	if (s->seccomp && (s->seccomp_fd = open(s->seccomp, O_RDONLY | O_CLOEXEC)) < 0)
+		die(report, "open seccomp program %s: %s", s->seccomp, strerror(errno));
+}
+
 static void load_seccomp(const struct spec *s, int report)
 {
-	const char *path = s->seccomp;
 	static struct sock_filter code[BPF_MAXINSNS];
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, code, sizeof code);
+	ssize_t n = read(s->seccomp_fd, code, sizeof code);
 	if (n <= 0 || n % (ssize_t)sizeof *code)
-		die(report, "read seccomp program %s: %s", path, strerror(errno));
-	close(fd);
+		die(report, "read seccomp program %s: %s", s->seccomp, strerror(errno));
 	struct sock_fprog program = {(unsigned short)((size_t)n / sizeof *code), code};
 	/* A kernel that does not know a flag loads the program without. */
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, s->seccomp_flags, &program) < 0 &&
@@ -275,7 +276,7 @@ static void load_seccomp(const struct spec *s, int report)
 		die(report, "load seccomp program: %s", strerror(errno));
 }
 
-void become(const struct spec *s, int report)
+void become(const struct spec *s, int report, int go)
 {
 	for (size_t i = 0; i < s->nrlimits; i++) {
 		struct rlimit want = {s->rlimits[i].soft, s->rlimits[i].hard}, have;
@@ -307,6 +308,11 @@ void become(const struct spec *s, int report)
 	prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
 	if (s->cwd && chdir(s->cwd) < 0)
 		die(report, "chdir to cwd (\"%s\"): %s", s->cwd, strerror(errno));
+	/* The change of user has undone this; whoever died before is seen by the pipe's end. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	char word;
+	if (read(go, &word, 1) != 1)
+		_exit(127);
 	if (s->seccomp && s->no_new_privs)
 		load_seccomp(s, report);
 	sigset_t none;

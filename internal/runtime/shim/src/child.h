@@ -3,6 +3,9 @@
 
 #include "spec.h"
 
+/* The descriptor at which whoever runs the helper listens. */
+enum { REPORT = 3 };
+
 /* Ends the process after telling on report why: the text goes to whoever asked
  * for the container. */
 __attribute__((noreturn, format(printf, 2, 3))) void die(int report, const char *format, ...);
@@ -11,10 +14,13 @@ __attribute__((noreturn, format(printf, 2, 3))) void die(int report, const char 
 void join_namespaces(const struct spec *s, int report);
 /* Makes the container's file system and moves into it. */
 void enter_rootfs(const struct spec *s, int report);
-/* Gives up what the container may not have, and becomes its program. report is
- * closed by a successful exec. */
-__attribute__((noreturn)) void become(const struct spec *s, int report);
-/* Writes this process into the container's cgroups. */
-void join_cgroups(const struct spec *s, pid_t pid, int report);
+/* Opens the seccomp program while its path still means it. */
+void keep_seccomp(struct spec *s, int report);
+/* Gives up what the container may not have, waits for a byte from go, and becomes
+ * its program. report is closed by a successful exec. When go ends without a byte
+ * the parent has died, and so does this process. */
+__attribute__((noreturn)) void become(const struct spec *s, int report, int go);
+/* Moves this process into the container's cgroups. */
+void join_cgroups(const struct spec *s, int report);
 
 #endif

@@ -4,9 +4,11 @@
  *   proa-shim run SPEC                                  runs a container and stays with it
  *   proa-shim exec SPEC                                 runs a command in a container
  *
- * run reports on descriptor 3: "ok PID\n" or the text of an error. It then keeps
- * the container's output (CRI log format), serves BUNDLE/ctl.sock, and leaves
- * BUNDLE/exit when the container ends.
+ * run and exec talk on descriptor 3, a socket that keeps messages apart. run says
+ * "pid N", waits for a word, and says "ok" when the program runs; exec says "ok".
+ * Anything else is the text of an error. run then keeps the container's output (CRI
+ * log format), serves BUNDLE/ctl.sock, and leaves BUNDLE/exit when the container
+ * ends. exec ends its command when the socket is closed.
  */
 #define _GNU_SOURCE
 #include "child.h"
@@ -14,6 +16,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +26,8 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,6 +42,16 @@ static void pin(const char *dir, const char *name)
 	close(fd);
 }
 
+/* A new network namespace has its loopback down. */
+static void loopback_up(void)
+{
+	struct ifreq r = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &r) < 0)
+		die(2, "set the loopback up: %s", strerror(errno));
+	close(fd);
+}
+
 static int sandbox(int argc, char **argv)
 {
 	int flags = 0;
@@ -45,6 +61,8 @@ static int sandbox(int argc, char **argv)
 		die(2, "make namespaces: %s", strerror(errno));
 	if ((flags & CLONE_NEWUTS) && sethostname(argv[3], strlen(argv[3])) < 0)
 		die(2, "set hostname %s: %s", argv[3], strerror(errno));
+	if (flags & CLONE_NEWNET)
+		loopback_up();
 	for (int i = 4; i < argc; i++)
 		pin(argv[2], argv[i]);
 	/* Sysctls of the namespaces come as name=value lines on standard input. */
@@ -65,57 +83,79 @@ static int sandbox(int argc, char **argv)
 	return 0;
 }
 
-static int exec_in(const char *path)
+/* Waits for a command's end, and ends it when whoever asked for it has gone. */
+static int attend(pid_t child)
 {
-	struct spec s;
-	char err[512];
-	if (spec_read(path, &s, err, sizeof err) < 0)
-		die(3, "%s", err);
-	fcntl(3, F_SETFD, FD_CLOEXEC);
-	join_cgroups(&s, getpid(), 3);
-	char p[64];
-	static const struct { const char *name; int kind; } spaces[] = {
-		{"ipc", CLONE_NEWIPC}, {"uts", CLONE_NEWUTS}, {"net", CLONE_NEWNET}, {"pid", CLONE_NEWPID}, {"cgroup", CLONE_NEWCGROUP}, {"mnt", CLONE_NEWNS}};
-	int fds[6];
-	for (int i = 0; i < 6; i++) {
-		snprintf(p, sizeof p, "/proc/%d/ns/%s", (int)s.pid, spaces[i].name);
-		if ((fds[i] = open(p, O_RDONLY | O_CLOEXEC)) < 0)
-			die(3, "container is not running: %s: %s", p, strerror(errno));
+	int status, fd = (int)syscall(SYS_pidfd_open, child, 0);
+	struct pollfd p[2] = {{fd, POLLIN, 0}, {REPORT, POLLIN, 0}};
+	while (fd >= 0 && !(p[0].revents & POLLIN)) {
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (p[1].revents) {
+			kill(child, SIGKILL);
+			p[1].fd = -1;
+			p[1].revents = 0;
+		}
 	}
-	/* The seccomp program lies outside the container's root: keep it open. */
-	char seccomp[64];
-	int filter = -1;
-	if (s.seccomp) {
-		filter = open(s.seccomp, O_RDONLY | O_CLOEXEC);
-		if (filter < 0)
-			die(3, "open seccomp program: %s", strerror(errno));
-		snprintf(seccomp, sizeof seccomp, "/proc/self/fd/%d", filter);
-		s.seccomp = seccomp;
-	}
-	for (int i = 0; i < 6; i++)
-		if (setns(fds[i], spaces[i].kind) < 0)
-			die(3, "join namespace %s: %s", spaces[i].name, strerror(errno));
-	pid_t child = fork();
-	if (child < 0)
-		die(3, "fork: %s", strerror(errno));
-	if (child == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-		if (setsid() < 0)
-			die(3, "setsid: %s", strerror(errno));
-		if (s.tty && ioctl(0, TIOCSCTTY, 0) < 0)
-			die(3, "take the terminal: %s", strerror(errno));
-		become(&s, 3);
-	}
-	close(3);
-	/* Only the command holds its streams, so that their end is seen. */
-	close(0);
-	close(1);
-	close(2);
-	int status;
 	while (waitpid(child, &status, 0) < 0)
 		if (errno != EINTR)
 			return 127;
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void run_command(struct spec *s, int failure[2], int go[2])
+{
+	int report = failure[1];
+	close(go[1]);
+	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	if (setsid() < 0)
+		die(report, "setsid: %s", strerror(errno));
+	if (s->tty && ioctl(0, TIOCSCTTY, 0) < 0)
+		die(report, "take the terminal: %s", strerror(errno));
+	become(s, report, go[0]);
+}
+
+/* The container comes as a descriptor of its process: a number may mean another by now. */
+static int exec_in(const char *path)
+{
+	enum { CONTAINER = 4 };
+	struct spec s;
+	char text[1024];
+	int failure[2], go[2];
+	fcntl(REPORT, F_SETFD, FD_CLOEXEC);
+	fcntl(CONTAINER, F_SETFD, FD_CLOEXEC);
+	if (spec_read(path, &s, text, sizeof text) < 0)
+		die(REPORT, "%s", text);
+	/* What is in the container must not look into this process on its way there. */
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	join_cgroups(&s, REPORT);
+	keep_seccomp(&s, REPORT);
+	if (pipe2(failure, O_CLOEXEC) < 0 || pipe2(go, O_CLOEXEC) < 0)
+		die(REPORT, "make pipes: %s", strerror(errno));
+	if (setns(CONTAINER, CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP | CLONE_NEWNS) < 0)
+		die(REPORT, "%s: %s", errno == ESRCH ? "container is not running" : "join the container's namespaces", strerror(errno));
+	close(CONTAINER);
+	pid_t child = fork();
+	if (child < 0)
+		die(REPORT, "fork: %s", strerror(errno));
+	if (child == 0)
+		run_command(&s, failure, go);
+	close(failure[1]);
+	close(go[0]);
+	/* Only the command holds its streams, so that their end is seen. */
+	for (int fd = 0; fd < 3; fd++)
+		close(fd);
+	(void)!write(go[1], "g", 1);
+	close(go[1]);
+	ssize_t n = read(failure[0], text, sizeof text - 1);
+	close(failure[0]);
+	if (n > 0) {
+		text[n] = 0;
+		waitpid(child, NULL, 0);
+		die(REPORT, "%s", text);
+	}
+	(void)!send(REPORT, "ok", 2, MSG_NOSIGNAL);
+	return attend(child);
 }
 
 int main(int argc, char **argv)

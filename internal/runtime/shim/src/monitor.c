@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "monitor.h"
 #include "child.h"
+#include "log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,158 +23,178 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_CLIENTS = 32, LINE = 16384, REPORT = 3 };
+enum { MAX_CLIENTS = 32, PIECE = 4096, FRAME = 5, LATE_OUTPUT = 200, LATE_READERS = 5000 };
 
-/* A line of output on its way to the log. */
-struct stream {
-	const char *name;
-	int fd;
-	char buf[LINE];
-	size_t len;
-};
-
+/* Whoever is connected to the control socket. */
 struct client {
 	int fd;
 	int attached; /* gets the output */
 	int feeds;    /* its bytes are the container's input */
+	int waits;    /* is told of the end by the end of the connection */
+	size_t len;   /* of the command so far; sizeof cmd: it is complete */
 	char cmd[64];
-	size_t len;
+	char *out; /* output that the client has not taken yet */
+	size_t out_at, out_len;
 };
 
 static struct spec spec;
-static int log_fd = -1, input = -1, terminal = -1;
 static struct client clients[MAX_CLIENTS];
 static size_t nclients;
+static pid_t container;
+static int ended, status;
+/* The container's input, and what of it the container has not read yet. */
+static int input = -1, terminal = -1, input_ends;
+static char pending[PIECE];
+static struct stream streams[2];
+static size_t pending_at, pending_len;
 
-static void open_log(void)
+static void close_input(void)
 {
-	if (log_fd >= 0)
-		close(log_fd);
-	log_fd = spec.log && *spec.log ? open(spec.log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640) : -1;
-}
-
-static int write_all(int fd, const char *b, size_t n)
-{
-	while (n) {
-		ssize_t w = write(fd, b, n);
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-			return -1;
-		b += w;
-		n -= (size_t)w;
-	}
-	return 0;
-}
-
-/* Writes one line in CRI's format: time, stream, F (full) or P (partial), text. */
-static void log_line(const char *name, const char *text, size_t n, int full)
-{
-	if (log_fd < 0)
-		return;
-	static char out[LINE + 128];
-	struct timespec now;
-	struct tm tm;
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	size_t len = strftime(out, 64, "%Y-%m-%dT%H:%M:%S", &tm);
-	len += (size_t)snprintf(out + len, 64, ".%09ldZ %s %s ", now.tv_nsec, name, full ? "F" : "P");
-	memcpy(out + len, text, n);
-	len += n;
-	out[len++] = '\n';
-	/* A full disk loses the line, it does not stop the container. */
-	(void)write_all(log_fd, out, len);
+	if (input >= 0 && input != terminal)
+		close(input);
+	input = -1;
+	pending_len = 0;
 }
 
 static void drop(size_t i)
 {
-	if (clients[i].feeds && spec.stdin_once && input >= 0 && input != terminal) {
-		close(input);
-		input = -1;
+	if (clients[i].feeds && spec.stdin_once) {
+		if (pending_len)
+			input_ends = 1;
+		else
+			close_input();
 	}
 	close(clients[i].fd);
+	free(clients[i].out);
 	clients[i] = clients[--nclients];
 }
 
-/* Sends output to those who attached: a byte for the stream, the length, the bytes. */
-static void fan_out(int which, const char *b, size_t n)
+/* Sends what waits; returns -1 when the client has gone. */
+static int flush(struct client *c)
 {
-	unsigned char head[5] = {(unsigned char)which, (unsigned char)(n >> 24), (unsigned char)(n >> 16), (unsigned char)(n >> 8), (unsigned char)n};
+	while (c->out_len) {
+		ssize_t n = send(c->fd, c->out + c->out_at, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? 0 : -1;
+		c->out_at += (size_t)n;
+		c->out_len -= (size_t)n;
+	}
+	free(c->out);
+	c->out = NULL;
+	return 0;
+}
+
+static int enqueue(struct client *c, const char *b, size_t n)
+{
+	char *room = malloc(c->out_len + n);
+	if (!room)
+		return -1;
+	if (c->out_len)
+		memcpy(room, c->out + c->out_at, c->out_len);
+	memcpy(room + c->out_len, b, n);
+	free(c->out);
+	c->out = room;
+	c->out_at = 0;
+	c->out_len += n;
+	return 0;
+}
+
+/* Sends output to those who attached: a byte for the stream, the length, the bytes. */
+void fan_out(int which, const char *b, size_t n)
+{
+	char head[FRAME] = {(char)which, (char)(n >> 24), (char)(n >> 16), (char)(n >> 8), (char)n};
 	for (size_t i = nclients; i-- > 0;)
-		if (clients[i].attached && (write_all(clients[i].fd, (char *)head, 5) < 0 || write_all(clients[i].fd, b, n) < 0))
+		if (clients[i].attached && (enqueue(&clients[i], head, FRAME) < 0 || enqueue(&clients[i], b, n) < 0 || flush(&clients[i]) < 0))
 			drop(i);
 }
 
-/* Reads what there is; returns 0 at the end of the stream. */
-static int pump(struct stream *s, int which)
+/* Whether someone attached is behind: the container then waits, as it would for a pipe. */
+static int behind(void)
 {
-	ssize_t n = read(s->fd, s->buf + s->len, LINE - s->len);
-	if (n < 0 && (errno == EINTR || errno == EAGAIN))
-		return 1;
-	if (n <= 0) {
-		if (s->len)
-			log_line(s->name, s->buf, s->len, 0);
-		s->len = 0;
-		return 0;
-	}
-	fan_out(which, s->buf + s->len, (size_t)n);
-	s->len += (size_t)n;
-	char *start = s->buf, *end = s->buf + s->len, *nl;
-	while ((nl = memchr(start, '\n', (size_t)(end - start)))) {
-		log_line(s->name, start, (size_t)(nl - start), 1);
-		start = nl + 1;
-	}
-	s->len = (size_t)(end - start);
-	if (s->len == LINE) {
-		log_line(s->name, start, s->len, 0);
-		s->len = 0;
-	} else {
-		memmove(s->buf, start, s->len);
-	}
-	return 1;
+	for (size_t i = 0; i < nclients; i++)
+		if (clients[i].attached && clients[i].out_len)
+			return 1;
+	return 0;
 }
 
-static void command(size_t i)
+static void feed(void)
 {
-	struct client *c = &clients[i];
-	int w, h;
+	while (pending_len && input >= 0) {
+		ssize_t n = write(input, pending + pending_at, pending_len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n <= 0) {
+			close_input();
+			return;
+		}
+		pending_at += (size_t)n;
+		pending_len -= (size_t)n;
+	}
+	if (input_ends)
+		close_input();
+}
+
+/* Carries out a client's command; returns -1 when the client is done with. */
+static int command(struct client *c)
+{
+	char text[32] = "ok\n";
+	int a, b;
 	if (!strcmp(c->cmd, "wait")) {
-		return; /* it is told by the end of the connection */
-	} else if (!strcmp(c->cmd, "reopen")) {
-		open_log();
-	} else if (sscanf(c->cmd, "resize %d %d", &w, &h) == 2 && terminal >= 0) {
-		struct winsize size = {.ws_row = (unsigned short)h, .ws_col = (unsigned short)w};
-		ioctl(terminal, TIOCSWINSZ, &size);
+		c->waits = 1;
+		return ended ? -1 : 0;
+	}
+	if (!strcmp(c->cmd, "reopen")) {
+		log_open(spec.log);
+	} else if (!strcmp(c->cmd, "pid")) {
+		snprintf(text, sizeof text, "%d\n", (int)container);
+	} else if (sscanf(c->cmd, "resize %d %d", &a, &b) == 2) {
+		struct winsize size = {.ws_row = (unsigned short)b, .ws_col = (unsigned short)a};
+		if (terminal >= 0)
+			ioctl(terminal, TIOCSWINSZ, &size);
 	} else if (!strcmp(c->cmd, "attach") || !strcmp(c->cmd, "attach-stdin")) {
 		c->attached = 1;
 		c->feeds = c->cmd[6] == '-' && input >= 0;
+	} else {
+		snprintf(text, sizeof text, "unknown command\n");
 	}
-	(void)write_all(c->fd, "ok\n", 3);
+	return enqueue(c, text, strlen(text)) < 0 ? -1 : flush(c);
 }
 
 /* Reads a client: one command line, then, when it feeds, the container's input. */
-static void serve(size_t i)
+static int serve(struct client *c)
 {
-	struct client *c = &clients[i];
-	char b[4096];
-	ssize_t n = read(c->fd, b, sizeof b);
-	if (n <= 0) {
-		drop(i);
-		return;
-	}
+	char b[PIECE];
+	ssize_t n = recv(c->fd, b, sizeof b, MSG_DONTWAIT);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -1;
+	if (n == 0)
+		return -1;
 	ssize_t at = 0;
 	if (c->len < sizeof c->cmd) {
-		while (at < n && b[at] != '\n' && c->len < sizeof c->cmd - 1)
+		while (at < n && b[at] != '\n') {
+			if (c->len == sizeof c->cmd - 1)
+				return -1;
 			c->cmd[c->len++] = b[at++];
+		}
 		if (at == n)
-			return;
+			return 0;
 		at++;
 		c->cmd[c->len] = 0;
 		c->len = sizeof c->cmd;
-		command(i);
+		if (command(c) < 0)
+			return -1;
 	}
-	if (c->feeds && at < n && input >= 0)
-		(void)write_all(input, b + at, (size_t)(n - at));
+	if (c->feeds && at < n && input >= 0) {
+		memcpy(pending, b + at, (size_t)(n - at));
+		pending_at = 0;
+		pending_len = (size_t)(n - at);
+		feed();
+	}
+	return 0;
 }
 
 static int listen_at(const char *bundle)
@@ -183,7 +204,7 @@ static int listen_at(const char *bundle)
 	if (chdir(bundle) < 0)
 		die(REPORT, "enter %s: %s", bundle, strerror(errno));
 	unlink("ctl.sock");
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	mode_t old = umask(077);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof addr) < 0 || listen(fd, 16) < 0)
 		die(REPORT, "listen at %s/ctl.sock: %s", bundle, strerror(errno));
@@ -191,34 +212,44 @@ static int listen_at(const char *bundle)
 	return fd;
 }
 
-static void leave_status(const char *bundle, int status)
+/* Writes down how the container ended: code, signal, time in nanoseconds, and why
+ * its program could not be started. */
+static void leave_status(int code, int sig, const char *why)
 {
-	char tmp[4096], path[4096], text[128];
+	char text[1200];
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
-	int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-	int n = snprintf(text, sizeof text, "%d %d %lld%09ld\n", code, WIFSIGNALED(status) ? WTERMSIG(status) : 0, (long long)now.tv_sec, now.tv_nsec);
-	snprintf(tmp, sizeof tmp, "%s/exit.tmp", bundle);
-	snprintf(path, sizeof path, "%s/exit", bundle);
-	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0 || write_all(fd, text, (size_t)n) < 0 || close(fd) < 0 || rename(tmp, path) < 0)
+	int n = snprintf(text, sizeof text, "%d %d %lld%09ld\n%s", code, sig, (long long)now.tv_sec, now.tv_nsec, why);
+	if (n >= (int)sizeof text)
+		n = sizeof text - 1;
+	int fd = open("exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, text, (size_t)n) != n || close(fd) < 0 || rename("exit.tmp", "exit") < 0)
 		_exit(1); /* without the file the other side reports an unknown end */
 }
 
-static pid_t start(int in[2], int out[2], int err[2], int slave, int failure[2], int go[2])
+struct wires {
+	int in[2], out[2], err[2], slave;
+	int failure[2]; /* why the child could not become the program; closed by exec */
+	int go[2];      /* the child waits here before it becomes the program */
+};
+
+static void become_container(struct wires *w)
 {
-	int flags = CLONE_NEWNS | (spec.new_pidns ? CLONE_NEWPID : 0);
-	pid_t pid = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
-	if (pid < 0)
-		die(REPORT, "clone: %s", strerror(errno));
-	if (pid > 0)
-		return pid;
-	int report = failure[1];
+	int report = w->failure[1];
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* a container does not outlive its monitor */
-	char c;
-	close(go[1]);
-	if (read(go[0], &c, 1) != 1)
-		_exit(127);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);        /* nobody in a shared process namespace looks into it */
+	close(w->go[1]);
+	join_cgroups(&spec, report);
+	if (spec.has_oom) {
+		char text[16];
+		int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC), n = snprintf(text, sizeof text, "%d", spec.oom_score_adj);
+		/* Lowering it may be forbidden: the container runs with what it has. */
+		if (fd >= 0) {
+			ssize_t done = write(fd, text, (size_t)n);
+			(void)done;
+			close(fd);
+		}
+	}
 	if (spec.new_cgroupns && unshare(CLONE_NEWCGROUP) < 0)
 		die(report, "make a cgroup namespace: %s", strerror(errno));
 	join_namespaces(&spec, report);
@@ -226,143 +257,189 @@ static pid_t start(int in[2], int out[2], int err[2], int slave, int failure[2],
 		die(report, "setsid: %s", strerror(errno));
 	int null = -1;
 	if (spec.tty) {
-		if (dup2(slave, 0) < 0 || dup2(slave, 1) < 0 || dup2(slave, 2) < 0 || ioctl(0, TIOCSCTTY, 0) < 0)
+		if (dup2(w->slave, 0) < 0 || dup2(w->slave, 1) < 0 || dup2(w->slave, 2) < 0 || ioctl(0, TIOCSCTTY, 0) < 0)
 			die(report, "take the terminal: %s", strerror(errno));
 	} else {
-		if (!spec.open_stdin && (null = open("/dev/null", O_RDONLY)) < 0)
+		if (!spec.open_stdin && (null = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0)
 			die(report, "open /dev/null: %s", strerror(errno));
-		if (dup2(spec.open_stdin ? in[0] : null, 0) < 0 || dup2(out[1], 1) < 0 || dup2(err[1], 2) < 0)
+		if (dup2(spec.open_stdin ? w->in[0] : null, 0) < 0 || dup2(w->out[1], 1) < 0 || dup2(w->err[1], 2) < 0)
 			die(report, "set the streams: %s", strerror(errno));
 	}
 	/* Everything else but the report is closed by exec. */
-	char seccomp[64];
-	if (spec.seccomp) {
-		int filter = open(spec.seccomp, O_RDONLY | O_CLOEXEC);
-		if (filter < 0)
-			die(report, "open seccomp program: %s", strerror(errno));
-		snprintf(seccomp, sizeof seccomp, "/proc/self/fd/%d", filter);
-		spec.seccomp = seccomp;
-	}
+	keep_seccomp(&spec, report);
 	enter_rootfs(&spec, report);
-	if (spec.tty)
-		(void)fchown(0, spec.uid, (gid_t)-1);
-	else
-		for (int fd = 0; fd < 3; fd++)
-			(void)fchown(fd, spec.uid, (gid_t)-1);
-	become(&spec, report);
+	for (int fd = 0; fd < 3; fd++)
+		if (fd || spec.tty || spec.open_stdin)
+			(void)!fchown(fd, spec.uid, (gid_t)-1);
+	become(&spec, report, w->go[0]);
+}
+
+/* Starts the container and stays until its program runs. The other side writes
+ * down that it does before it says go: without the word nothing runs, so a server
+ * that dies on the way leaves nothing that it does not know of. */
+static void launch(struct wires *w)
+{
+	char text[1024];
+	if (spec.pidns) {
+		int fd = open(spec.pidns, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || setns(fd, CLONE_NEWPID) < 0)
+			die(REPORT, "join process namespace %s: %s", spec.pidns, strerror(errno));
+		close(fd);
+	}
+	int flags = CLONE_NEWNS | (spec.new_pidns ? CLONE_NEWPID : 0);
+	container = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+	if (container < 0)
+		die(REPORT, "clone: %s", strerror(errno));
+	if (container == 0)
+		become_container(w);
+	close(w->failure[1]);
+	close(w->go[0]);
+	int n = snprintf(text, sizeof text, "pid %d", (int)container);
+	(void)!send(REPORT, text, (size_t)n, MSG_NOSIGNAL);
+	if (recv(REPORT, text, sizeof text, 0) <= 0) {
+		kill(container, SIGKILL);
+		waitpid(container, NULL, 0);
+		unlink("ctl.sock");
+		_exit(1);
+	}
+	(void)!write(w->go[1], "g", 1);
+	close(w->go[1]);
+	ssize_t got = read(w->failure[0], text, sizeof text - 1);
+	close(w->failure[0]);
+	if (got > 0) { /* exec would have closed the pipe */
+		text[got] = 0;
+		waitpid(container, NULL, 0);
+		leave_status(128, 0, text);
+		die(REPORT, "%s", text);
+	}
+	(void)!send(REPORT, "ok", 2, MSG_NOSIGNAL);
+	close(REPORT);
+}
+
+static void open_wires(struct wires *w)
+{
+	memset(w, 0xff, sizeof *w);
+	if (spec.tty) {
+		if (openpty(&terminal, &w->slave, NULL, NULL, NULL) < 0)
+			die(REPORT, "open a terminal: %s", strerror(errno));
+		fcntl(terminal, F_SETFD, FD_CLOEXEC);
+		fcntl(w->slave, F_SETFD, FD_CLOEXEC);
+		input = terminal;
+	} else if (pipe2(w->out, O_CLOEXEC) < 0 || pipe2(w->err, O_CLOEXEC) < 0 || (spec.open_stdin && pipe2(w->in, O_CLOEXEC) < 0)) {
+		die(REPORT, "make pipes: %s", strerror(errno));
+	} else if (spec.open_stdin) {
+		input = w->in[1];
+	}
+	if (input >= 0)
+		fcntl(input, F_SETFL, O_NONBLOCK | (input == terminal ? O_RDWR : O_WRONLY));
+	if (pipe2(w->failure, O_CLOEXEC) < 0 || pipe2(w->go, O_CLOEXEC) < 0)
+		die(REPORT, "make pipes: %s", strerror(errno));
+}
+
+static void close_wires(struct wires *w)
+{
+	int done[] = {w->slave, w->in[0], w->out[1], w->err[1]};
+	for (size_t i = 0; i < sizeof done / sizeof *done; i++)
+		if (done[i] >= 0)
+			close(done[i]);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = 0; fd < 3 && null >= 0; fd++)
+		dup2(null, fd);
+}
+
+/* One round of waiting and serving; returns 0 when nothing happened in time. */
+static int turn(int signals, int control, int timeout)
+{
+	struct pollfd p[5 + MAX_CLIENTS];
+	int wait = behind();
+	p[0] = (struct pollfd){signals, POLLIN, 0};
+	p[1] = (struct pollfd){nclients < MAX_CLIENTS ? control : -1, POLLIN, 0};
+	p[2] = (struct pollfd){pending_len ? input : -1, POLLOUT, 0};
+	for (int i = 0; i < 2; i++)
+		p[3 + i] = (struct pollfd){wait ? -1 : streams[i].fd, POLLIN, 0};
+	size_t count = nclients;
+	for (size_t i = 0; i < count; i++) {
+		struct client *c = &clients[i];
+		short want = (short)((c->feeds && pending_len ? 0 : POLLIN) | (c->out_len ? POLLOUT : 0));
+		p[5 + i] = (struct pollfd){want ? c->fd : -1, want, 0};
+	}
+	int ready = poll(p, 5 + count, timeout);
+	if (ready < 0)
+		return errno == EINTR;
+	if (ready == 0)
+		return 0;
+	if (p[0].revents & POLLIN) {
+		struct signalfd_siginfo info;
+		if (read(signals, &info, sizeof info) > 0 && info.ssi_signo != SIGCHLD && !ended)
+			kill(container, SIGKILL);
+		if (!ended && waitpid(container, &status, WNOHANG) == container)
+			ended = 1;
+	}
+	for (int i = 0; i < 2; i++)
+		if (p[3 + i].revents && !stream_pump(&streams[i], i + 1))
+			streams[i].fd = -1;
+	if (p[2].revents)
+		feed();
+	for (size_t i = count; i-- > 0;) {
+		/* Others may have been dropped meanwhile: the place has another's number then. */
+		if (!p[5 + i].revents || i >= nclients || clients[i].fd != p[5 + i].fd)
+			continue;
+		if (((p[5 + i].revents & POLLOUT) && flush(&clients[i]) < 0) ||
+		    ((p[5 + i].revents & ~POLLOUT) && serve(&clients[i]) < 0))
+			drop(i);
+	}
+	if (p[1].revents & POLLIN) {
+		int fd = accept4(control, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0) {
+			memset(&clients[nclients], 0, sizeof *clients);
+			clients[nclients++].fd = fd;
+		}
+	}
+	return 1;
 }
 
 int monitor(const char *path)
 {
 	char err[512];
+	struct wires w;
+	fcntl(REPORT, F_SETFD, FD_CLOEXEC);
 	if (spec_read(path, &spec, err, sizeof err) < 0)
 		die(REPORT, "%s", err);
-	fcntl(REPORT, F_SETFD, FD_CLOEXEC);
 	setsid();
 	signal(SIGPIPE, SIG_IGN);
 	sigset_t set;
 	sigemptyset(&set);
-	sigaddset(&set, SIGCHLD);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
+	int heard[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
+	for (size_t i = 0; i < sizeof heard / sizeof *heard; i++)
+		sigaddset(&set, heard[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	open_log();
+	log_open(spec.log);
 	int control = listen_at(spec.bundle);
-	int in[2] = {-1, -1}, out[2] = {-1, -1}, er[2] = {-1, -1}, failure[2], go[2], slave = -1;
-	if (spec.tty) {
-		if (openpty(&terminal, &slave, NULL, NULL, NULL) < 0)
-			die(REPORT, "open a terminal: %s", strerror(errno));
-		fcntl(terminal, F_SETFD, FD_CLOEXEC);
-		fcntl(slave, F_SETFD, FD_CLOEXEC);
-		input = terminal;
-	} else if (pipe2(out, O_CLOEXEC) < 0 || pipe2(er, O_CLOEXEC) < 0 || pipe2(in, O_CLOEXEC) < 0) {
-		die(REPORT, "make pipes: %s", strerror(errno));
-	} else if (spec.open_stdin) {
-		input = in[1];
-	}
-	if (pipe2(failure, O_CLOEXEC) < 0 || pipe2(go, O_CLOEXEC) < 0)
-		die(REPORT, "make pipes: %s", strerror(errno));
-	pid_t pid = start(in, out, er, slave, failure, go);
-	join_cgroups(&spec, pid, REPORT);
-	if (spec.has_oom) {
-		char name[64], text[16];
-		snprintf(name, sizeof name, "/proc/%d/oom_score_adj", (int)pid);
-		int fd = open(name, O_WRONLY | O_CLOEXEC), n = snprintf(text, sizeof text, "%d", spec.oom_score_adj);
-		/* Lowering it may be forbidden: the container runs with what it has. */
-		if (fd >= 0) {
-			(void)write_all(fd, text, (size_t)n);
-			close(fd);
-		}
-	}
-	close(failure[1]);
-	close(go[0]);
-	(void)write_all(go[1], "g", 1);
-	close(go[1]);
-	ssize_t n = read(failure[0], err, sizeof err - 1);
-	if (n > 0) { /* the child said why it failed; exec would have closed the pipe */
-		err[n] = 0;
-		waitpid(pid, NULL, 0);
-		die(REPORT, "%s", err);
-	}
-	close(failure[0]);
-	if (slave >= 0)
-		close(slave);
-	close(in[0]);
-	close(out[1]);
-	close(er[1]);
-	n = snprintf(err, sizeof err, "ok %d\n", (int)pid);
-	(void)write_all(REPORT, err, (size_t)n);
-	close(REPORT);
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int fd = 0; fd < 3 && null >= 0; fd++)
-		dup2(null, fd);
+	open_wires(&w);
+	launch(&w);
+	close_wires(&w);
 
-	int signals = signalfd(-1, &set, SFD_CLOEXEC);
-	struct stream streams[2];
-	memset(streams, 0, sizeof streams);
+	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	streams[0].name = "stdout";
-	streams[0].fd = spec.tty ? terminal : out[0];
+	streams[0].fd = spec.tty ? terminal : w.out[0];
 	streams[1].name = "stderr";
-	streams[1].fd = er[0];
-	int open_streams[2] = {1, !spec.tty}, ended = 0, status = 0;
-	/* After the end of the container its output is read on for as long as there is
-	 * some: a child that escaped may hold the pipe open for ever. */
-	while (!ended || open_streams[0] || open_streams[1]) {
-		struct pollfd p[4 + MAX_CLIENTS];
-		p[0] = (struct pollfd){signals, POLLIN, 0};
-		p[1] = (struct pollfd){nclients < MAX_CLIENTS ? control : -1, POLLIN, 0};
-		for (int i = 0; i < 2; i++)
-			p[2 + i] = (struct pollfd){open_streams[i] ? streams[i].fd : -1, POLLIN, 0};
-		size_t count = nclients;
-		for (size_t i = 0; i < count; i++)
-			p[4 + i] = (struct pollfd){clients[i].fd, POLLIN, 0};
-		int ready = poll(p, 4 + count, ended ? 200 : -1);
-		if (ready < 0 && errno != EINTR)
+	streams[1].fd = w.err[0];
+	while (!ended)
+		turn(signals, control, -1);
+	/* What it wrote before its end is still read; a child that escaped may hold the
+	 * pipe open for ever. */
+	while (streams[0].fd >= 0 || streams[1].fd >= 0)
+		if (!turn(signals, control, LATE_OUTPUT))
 			break;
-		if (ready == 0)
+	for (int i = 0; i < 2; i++)
+		stream_end(&streams[i]);
+	leave_status(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status), WIFSIGNALED(status) ? WTERMSIG(status) : 0, "");
+	for (size_t i = nclients; i-- > 0;)
+		if (clients[i].waits)
+			drop(i);
+	streams[0].fd = streams[1].fd = -1;
+	while (behind())
+		if (!turn(signals, control, LATE_READERS))
 			break;
-		if (p[0].revents & POLLIN) {
-			struct signalfd_siginfo info;
-			if (read(signals, &info, sizeof info) > 0 && info.ssi_signo != SIGCHLD)
-				kill(pid, SIGKILL);
-			if (!ended && waitpid(pid, &status, WNOHANG) == pid)
-				ended = 1;
-		}
-		for (int i = 0; i < 2; i++)
-			if (p[2 + i].revents)
-				open_streams[i] = pump(&streams[i], i + 1);
-		for (size_t i = count; i-- > 0;)
-			if (p[4 + i].revents && i < nclients && clients[i].fd == p[4 + i].fd)
-				serve(i);
-		if (p[1].revents & POLLIN) {
-			int fd = accept4(control, NULL, NULL, SOCK_CLOEXEC);
-			if (fd >= 0) {
-				memset(&clients[nclients], 0, sizeof *clients);
-				clients[nclients++].fd = fd;
-			}
-		}
-	}
-	leave_status(spec.bundle, status);
 	return 0;
 }

@@ -107,7 +107,6 @@ int spec_read(const char *path, struct spec *s, char *err, size_t errlen)
 		else if (!strcmp(key, "stdin")) s->open_stdin = 1;
 		else if (!strcmp(key, "stdin-once")) s->stdin_once = 1;
 		else if (!strcmp(key, "oom-score-adj")) { s->has_oom = 1; s->oom_score_adj = atoi(field(&r)); }
-		else if (!strcmp(key, "pid")) s->pid = (pid_t)number(&r);
 		else if (!strcmp(key, "seccomp")) s->seccomp = field(&r);
 		else if (!strcmp(key, "seccomp-flags")) s->seccomp_flags = (unsigned)number(&r);
 		else if (!strcmp(key, "rlimit")) {

@@ -40,9 +40,9 @@ struct spec {
 	int oom_score_adj, has_oom;
 	struct rlimit_spec *rlimits;
 	size_t nrlimits;
-	pid_t pid; /* exec: a process of the container */
 	char *seccomp; /* file with a BPF program */
 	unsigned seccomp_flags;
+	int seccomp_fd;
 	int new_cgroupns;
 };
 
