@@ -50,9 +50,11 @@ func total(sets []*appsv1.ReplicaSet) (n int32) {
 	return n
 }
 
+// availablePods counts those that will be available when the sets have their size:
+// the status of a set that has just been scaled down still counts what goes.
 func availablePods(sets []*appsv1.ReplicaSet) (n int32) {
 	for _, s := range sets {
-		n += s.Status.AvailableReplicas
+		n += min(*s.Spec.Replicas, s.Status.AvailableReplicas)
 	}
 	return n
 }
@@ -63,7 +65,11 @@ func (r *rollout) newReplicas(have int32) int32 {
 	if r.d.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType {
 		return want
 	}
-	room := want + r.maxSurge() - total(r.old) - have
+	// Pods that an old set has still to delete count, or there were too many for a moment.
+	room := want + r.maxSurge() - have
+	for _, set := range r.old {
+		room -= max(*set.Spec.Replicas, set.Status.Replicas)
+	}
 	return have + min(max(0, room), want-have)
 }
 

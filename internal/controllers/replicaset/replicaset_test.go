@@ -61,6 +61,7 @@ func (w world) pods() []*corev1.Pod {
 
 func (w world) scale(n int32) {
 	w.Helper()
+	synctest.Wait()
 	s, err := client.ReplicaSets.Get(w.Context(), w.c, "default", "web")
 	if err != nil {
 		w.Fatal(err)
