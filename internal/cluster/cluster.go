@@ -40,6 +40,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/deployment"
 	"github.com/proa-dev/proa/internal/controllers/disruption"
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
+	"github.com/proa-dev/proa/internal/controllers/garbagecollector"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
@@ -404,6 +405,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		endpointslice.New(manager, c.log),
 		disruption.New(manager, c.log),
 		deployment.New(manager, c.log),
+		garbagecollector.New(manager, c.log),
 		replicaset.New(manager, c.log),
 		replicaset.NewReplicationController(manager, c.log),
 	} {
