@@ -40,22 +40,37 @@ type Source struct {
 	Handle   func(client.Event)
 }
 
-// Run follows the sources and works with n goroutines until ctx ends.
+// Run follows the sources and works with n goroutines until ctx ends. The work
+// begins when every Handle has been told of all that was there (Synced), so that
+// what they gather is whole.
 func (l *Loop[K]) Run(ctx context.Context, n int, sources ...Source) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer l.queue.ShutDown()
 	failed := make(chan error, len(sources))
+	told := make(chan struct{}, len(sources))
 	for _, s := range sources {
 		wg.Go(func() {
-			if err := s.Informer.Watch(ctx, s.Handle); err != nil && ctx.Err() == nil {
+			synced := false
+			err := s.Informer.Watch(ctx, func(e client.Event) {
+				s.Handle(e)
+				if e.Type == client.Synced && !synced {
+					synced = true
+					told <- struct{}{}
+				}
+			})
+			if err != nil && ctx.Err() == nil {
 				failed <- fmt.Errorf("%s: watch: %w", l.name, err)
 			}
 		})
 	}
-	for _, s := range sources {
-		if err := s.Informer.WaitSynced(ctx); err != nil {
+	for range sources {
+		select {
+		case <-told:
+		case <-ctx.Done():
 			return nil
+		case err := <-failed:
+			return err
 		}
 	}
 	for range n {

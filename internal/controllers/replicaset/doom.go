@@ -22,7 +22,7 @@ func doom(pods, related []*corev1.Pod, count int) []*corev1.Pod {
 	}
 	onNode := map[string]int{}
 	for _, p := range related {
-		if p.Spec.NodeName != "" {
+		if p.Spec.NodeName != "" && owned.Active(p) {
 			onNode[p.Spec.NodeName]++
 		}
 	}
@@ -79,8 +79,10 @@ func phase(p *corev1.Pod) int {
 }
 
 func cost(p *corev1.Pod) int64 {
-	n, err := strconv.ParseInt(p.Annotations[corev1.PodDeletionCost], 10, 32)
-	if err != nil {
+	text := p.Annotations[corev1.PodDeletionCost]
+	n, err := strconv.ParseInt(text, 10, 32)
+	// A plus sign and leading zeros make it invalid.
+	if err != nil || text[0] == '+' || text[0] == '0' && text != "0" {
 		return 0
 	}
 	return n
@@ -99,7 +101,11 @@ func restarts(p *corev1.Pod) (regular, sidecar int32) {
 		regular = max(regular, c.RestartCount)
 	}
 	for _, c := range p.Status.InitContainerStatuses {
-		sidecar = max(sidecar, c.RestartCount)
+		if slices.ContainsFunc(p.Spec.InitContainers, func(i corev1.Container) bool {
+			return i.Name == c.Name && i.RestartPolicy != nil && *i.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		}) {
+			sidecar = max(sidecar, c.RestartCount)
+		}
 	}
 	return regular, sidecar
 }

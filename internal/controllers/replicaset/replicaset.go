@@ -30,21 +30,26 @@ const (
 	// burst bounds the pods that one pass creates or deletes.
 	burst   = 500
 	workers = 5
+	// lateAfter is when to look again for a write that the watch has not told of.
+	lateAfter = 10 * time.Second
 )
 
 // Controller writes pods and the status of the sets.
 type Controller struct {
-	client  client.Interface
-	name    string
-	source  source
-	loop    *loop.Loop[types.NamespacedName]
-	events  *events.Recorder
-	pods    client.Typed[*corev1.Pod]
-	pending owned.Pending[types.NamespacedName]
+	client client.Interface
+	name   string
+	source source
+	loop   *loop.Loop[types.NamespacedName]
+	events *events.Recorder
+	pods   client.Informer
+	index  *owned.Index[*corev1.Pod]
+	writes *owned.Writes[types.NamespacedName, *corev1.Pod]
 }
 
 func build(c client.Interface, log *slog.Logger, name, component string, s source) *Controller {
-	x := &Controller{client: c, name: name, source: s, pods: client.Pods.Informer(c, client.Scope{}), events: events.New(c, component, "", log)}
+	x := &Controller{client: c, name: name, source: s, pods: client.Pods.Informer(c, client.Scope{}).Informer, events: events.New(c, component, "", log),
+		index: owned.NewIndex[*corev1.Pod](s.gvk.GroupKind())}
+	x.writes = owned.NewWrites[types.NamespacedName](x.pods, x.index)
 	x.loop = loop.New(name, log, x.sync)
 	return x
 }
@@ -62,7 +67,7 @@ func (x *Controller) Run(ctx context.Context) error {
 				x.loop.Add(keyOf(e.Object))
 			}
 		}},
-		loop.Source{Informer: x.pods.Informer, Handle: x.podChanged})
+		loop.Source{Informer: x.pods, Handle: x.podChanged})
 	cancel()
 	<-recorded
 	return err
@@ -73,48 +78,44 @@ func keyOf(o client.Object) types.NamespacedName {
 }
 
 func (x *Controller) podChanged(e client.Event) {
-	if e.Object == nil {
+	pod, ok := e.Object.(*corev1.Pod)
+	if !ok {
 		return
 	}
-	ref := metav1.GetControllerOfNoCopy(e.Object)
-	if e.Old != nil {
-		if old := metav1.GetControllerOfNoCopy(e.Old); old != nil && (ref == nil || ref.UID != old.UID) {
-			x.addOwner(e.Old.GetNamespace(), old)
+	x.index.Apply(e)
+	ref := x.index.Of(pod)
+	if ref != nil {
+		x.loop.Add(types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name})
+	}
+	old, _ := e.Old.(*corev1.Pod)
+	if old != nil {
+		if was := x.index.Of(old); was != nil && (ref == nil || was.UID != ref.UID) {
+			x.loop.Add(types.NamespacedName{Namespace: pod.Namespace, Name: was.Name})
 		}
 	}
-	if ref != nil {
-		x.addOwner(e.Object.GetNamespace(), ref)
+	if e.Type == client.Deleted || pod.DeletionTimestamp != nil || metav1.GetControllerOfNoCopy(pod) != nil {
 		return
 	}
-	if e.Type == client.Deleted {
+	// An orphan: whoever matches it may adopt it, when that is new.
+	if old != nil && metav1.GetControllerOfNoCopy(old) == nil && labels.Equals(old.Labels, pod.Labels) {
 		return
 	}
-	// An orphan: whoever matches it may adopt it.
-	for _, o := range x.source.informer.List(e.Object.GetNamespace()) {
-		if s, err := metav1.LabelSelectorAsSelector(x.source.of(o).Spec.Selector); err == nil && s.Matches(labels.Set(e.Object.GetLabels())) {
+	for _, o := range x.source.informer.List(pod.Namespace) {
+		if s, err := metav1.LabelSelectorAsSelector(x.source.of(o).Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
 			x.loop.Add(keyOf(o))
 		}
-	}
-}
-
-func (x *Controller) addOwner(namespace string, ref *metav1.OwnerReference) {
-	if ref.Kind != x.source.gvk.Kind {
-		return
-	}
-	if o, ok := x.source.informer.Get(namespace, ref.Name); ok && o.GetUID() == ref.UID {
-		x.loop.Add(keyOf(o))
 	}
 }
 
 func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 	obj, ok := x.source.informer.Get(key.Namespace, key.Name)
 	if !ok {
-		x.pending.Forget(key)
+		x.writes.Forget(key)
 		return nil
 	}
-	// What the view does not show yet comes as an event, and with it the next pass.
-	if !x.pending.Shown(key, x.pods.Informer) {
-		x.loop.After(key, time.Second)
+	// What the index does not show yet comes as an event, and with it the next pass.
+	if !x.writes.Settled(key) {
+		x.loop.After(key, lateAfter)
 		return nil
 	}
 	set := x.source.of(obj)
@@ -123,8 +124,8 @@ func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 		return fmt.Errorf("selector of %s %s: %w", x.source.gvk.Kind, key, err)
 	}
 	var candidates []*corev1.Pod
-	for _, o := range x.pods.Informer.List(key.Namespace) {
-		if p := o.(*corev1.Pod); p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+	for _, p := range x.index.OwnedOrOrphaned(key.Namespace, set.UID) {
+		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			candidates = append(candidates, p)
 		}
 	}
@@ -178,7 +179,7 @@ func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner 
 				return fmt.Errorf("create a pod of %s %s: %w", x.source.gvk.Kind, key, err)
 			}
 			x.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
-			x.pending.Created(key, x.pods.Informer, pod)
+			x.writes.Created(key, pod)
 			made[i] = pod
 			return nil
 		})
@@ -192,16 +193,17 @@ func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner 
 	_, err := owned.SlowStart(surplus, func(i int) error {
 		pod := doomed[i]
 		uid := pod.UID
+		x.writes.Deleting(key, pod)
 		err := client.Pods.Delete(ctx, x.client, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 		switch {
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 			return nil
 		case err != nil:
+			x.writes.Kept(key, pod)
 			x.events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 			return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
 		x.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
-		x.pending.Deleted(key, x.pods.Informer, pod)
 		return nil
 	})
 	return nil, err
@@ -210,21 +212,17 @@ func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner 
 // prefix leaves room for what makes the name unique.
 func prefix(name string) string { return name + "-" }
 
-// related returns the active pods of all sets with the same controller: the rank of
+// related returns the pods of all sets with the same controller: the rank of
 // a pod to delete is how many of those share its node.
 func (x *Controller) related(set *appsv1.ReplicaSet) []*corev1.Pod {
-	owners := map[types.UID]bool{set.UID: true}
-	if up := metav1.GetControllerOfNoCopy(set); up != nil {
-		for _, o := range x.source.informer.List(set.Namespace) {
-			if ref := metav1.GetControllerOfNoCopy(o); ref != nil && ref.UID == up.UID {
-				owners[o.GetUID()] = true
-			}
-		}
+	up := metav1.GetControllerOfNoCopy(set)
+	if up == nil {
+		return x.index.Owned(set.UID)
 	}
 	var out []*corev1.Pod
-	for _, o := range x.pods.Informer.List(set.Namespace) {
-		if ref := metav1.GetControllerOfNoCopy(o); ref != nil && owners[ref.UID] && owned.Active(o.(*corev1.Pod)) {
-			out = append(out, o.(*corev1.Pod))
+	for _, o := range x.source.informer.List(set.Namespace) {
+		if ref := metav1.GetControllerOfNoCopy(o); ref != nil && ref.UID == up.UID {
+			out = append(out, x.index.Owned(o.GetUID())...)
 		}
 	}
 	return out

@@ -1,0 +1,12 @@
+package replicaset
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// SyncForTest is one pass over a set.
+func SyncForTest(x *Controller, namespace, name string) error {
+	return x.sync(context.Background(), types.NamespacedName{Namespace: namespace, Name: name})
+}
