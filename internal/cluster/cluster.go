@@ -41,10 +41,12 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/disruption"
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
 	"github.com/proa-dev/proa/internal/controllers/garbagecollector"
+	"github.com/proa-dev/proa/internal/controllers/job"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
+	"github.com/proa-dev/proa/internal/controllers/ttlafterfinished"
 	"github.com/proa-dev/proa/internal/kubelet"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
 	"github.com/proa-dev/proa/internal/network/podnet"
@@ -406,6 +408,8 @@ func (c *cluster) controllers(ctx context.Context) {
 		disruption.New(manager, c.log),
 		deployment.New(manager, c.log),
 		garbagecollector.New(manager, c.log),
+		job.New(manager, c.log),
+		ttlafterfinished.New(manager, c.log),
 		replicaset.New(manager, c.log),
 		replicaset.NewReplicationController(manager, c.log),
 	} {
