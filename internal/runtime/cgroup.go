@@ -23,7 +23,7 @@ type cgroups struct {
 }
 
 // v1Controllers are those that containers are put into, as far as they are mounted.
-var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "pids", "freezer", "blkio", "devices"}
+var v1Controllers = []string{"cpu", "cpuacct", "cpuset", "memory", "pids", "freezer", "blkio", "devices", "hugetlb"}
 
 func newCgroups(root string) *cgroups {
 	c := &cgroups{root: root}
@@ -168,13 +168,22 @@ func (c *cgroups) limit(path string, r *runtimeapi.LinuxContainerResources) erro
 		}
 		if r.MemoryLimitInBytes > 0 {
 			do("", "memory.max", n(r.MemoryLimitInBytes))
-			do("", "memory.swap.max", "0")
+			swap := "0"
+			if r.MemorySwapLimitInBytes > r.MemoryLimitInBytes { // it counts memory and swap together
+				swap = n(r.MemorySwapLimitInBytes - r.MemoryLimitInBytes)
+			} else if r.MemorySwapLimitInBytes < 0 {
+				swap = "max"
+			}
+			do("", "memory.swap.max", swap)
 		}
 		if r.CpusetCpus != "" {
 			do("", "cpuset.cpus", r.CpusetCpus)
 		}
 		if r.CpusetMems != "" {
 			do("", "cpuset.mems", r.CpusetMems)
+		}
+		for _, h := range r.HugepageLimits {
+			do("", "hugetlb."+h.PageSize+".max", strconv.FormatUint(h.Limit, 10))
 		}
 		for file, value := range r.Unified {
 			if strings.ContainsRune(file, '/') {
@@ -195,7 +204,19 @@ func (c *cgroups) limit(path string, r *runtimeapi.LinuxContainerResources) erro
 		}
 	}
 	if r.MemoryLimitInBytes > 0 && dirs["memory"] != "" {
-		do("memory", "memory.limit_in_bytes", n(r.MemoryLimitInBytes))
+		// Memory may not exceed memory with swap at any time: a larger limit is set from above.
+		if swap := r.MemorySwapLimitInBytes; swap != 0 {
+			do("memory", "memory.memsw.limit_in_bytes", "-1")
+			do("memory", "memory.limit_in_bytes", n(r.MemoryLimitInBytes))
+			do("memory", "memory.memsw.limit_in_bytes", n(swap))
+		} else {
+			do("memory", "memory.limit_in_bytes", n(r.MemoryLimitInBytes))
+		}
+	}
+	if dirs["hugetlb"] != "" {
+		for _, h := range r.HugepageLimits {
+			do("hugetlb", "hugetlb."+h.PageSize+".limit_in_bytes", strconv.FormatUint(h.Limit, 10))
+		}
 	}
 	if r.CpusetCpus != "" && dirs["cpuset"] != "" {
 		do("cpuset", "cpuset.cpus", r.CpusetCpus)

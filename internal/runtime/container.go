@@ -17,9 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/internal/runtime/images"
+	"github.com/proa-dev/proa/internal/runtime/shim"
 )
 
 // container is one container. Its helper process keeps the truth in dir.
@@ -31,7 +33,10 @@ type container struct {
 	process  *os.File      // pidfd of the first process, while it runs
 	conn     net.Conn      // to the helper; its end is the container's end
 	done     chan struct{} // closed when the container has ended
-	release  func()        // the image's layers
+	release  func()        // the images' layers
+	devices  []shim.Device // until it is described
+	disk     disk
+	rate     rate
 }
 
 // containerRecord is what is kept of a container on disk.
@@ -40,18 +45,20 @@ type containerRecord struct {
 	Config      *runtimeapi.ContainerConfig
 	Image       images.Image
 	Cgroup      string
-	LogPath     string
-	StopSignal  string
-	User        *runtimeapi.ContainerUser
-	Spec        execSpec
-	Created     int64
-	Started     int64
-	Finished    int64
-	Pid         int
-	Exited      bool
-	ExitCode    int32
-	Reason      string
-	Message     string
+	// Volumes are the images that are mounted in it.
+	Volumes    []images.Image
+	LogPath    string
+	StopSignal string
+	User       *runtimeapi.ContainerUser
+	Spec       execSpec
+	Created    int64
+	Started    int64
+	Finished   int64
+	Pid        int
+	Exited     bool
+	ExitCode   int32
+	Reason     string
+	Message    string
 }
 
 // execSpec is what a command in the container shares with its main process.
@@ -109,7 +116,7 @@ func (s *Server) prepare(c *container, sb *sandbox) error {
 	if err != nil {
 		return err
 	}
-	c.release = release
+	c.hold(release)
 	config, err := s.cfg.Images.Config(c.Image.ID)
 	if err != nil {
 		return err
@@ -120,14 +127,10 @@ func (s *Server) prepare(c *container, sb *sandbox) error {
 			return err
 		}
 	}
-	if err := mountOverlay(data, layers); err != nil {
+	if err := mountOverlay(data, filepath.Join(data, "rootfs"), layers, false); err != nil {
 		return fmt.Errorf("stack the image's layers: %w", err)
 	}
-	parent := sb.Config.GetLinux().GetCgroupParent()
-	if parent == "" {
-		parent = "/proa"
-	}
-	c.Cgroup = path.Join(parent, c.ID)
+	c.Cgroup = path.Join(sb.parent(), c.ID)
 	if err := s.cgroups.create(c.Cgroup); err != nil {
 		return err
 	}
@@ -140,6 +143,17 @@ func (s *Server) prepare(c *container, sb *sandbox) error {
 			return err
 		}
 	}
+	if err := s.imageVolumes(c); err != nil {
+		return err
+	}
+	nodes, rules, err := devices(c.Config)
+	if err != nil {
+		return err
+	}
+	if err := s.cgroups.allow(c.Cgroup, rules); err != nil {
+		return err
+	}
+	c.devices = nodes
 	spec, err := s.describe(c, sb, filepath.Join(data, "rootfs"), config)
 	if err != nil {
 		return err
@@ -150,9 +164,9 @@ func (s *Server) prepare(c *container, sb *sandbox) error {
 	return writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord)
 }
 
-// mountOverlay stacks the layers below a writable one. The layers are named by
+// mountOverlay stacks layers, below a writable one unless readonly. The layers are named by
 // descriptor, so that many do not overflow the option page.
-func mountOverlay(data string, layers []string) error {
+func mountOverlay(data, at string, layers []string, readonly bool) error {
 	var fds []int
 	defer func() {
 		for _, fd := range fds {
@@ -168,23 +182,30 @@ func mountOverlay(data string, layers []string) error {
 		fds = append(fds, fd)
 		lower = append(lower, fmt.Sprintf("/proc/self/fd/%d", fd))
 	}
-	if len(lower) == 0 {
+	if len(lower) == 0 || readonly { // without a writable layer two are wanted
 		empty := filepath.Join(data, "empty")
 		if err := os.MkdirAll(empty, 0o755); err != nil {
 			return err
 		}
 		lower = append(lower, empty)
 	}
-	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lower, ":"), filepath.Join(data, "upper"), filepath.Join(data, "work"))
-	return unix.Mount("overlay", filepath.Join(data, "rootfs"), "overlay", 0, opts)
+	opts := "lowerdir=" + strings.Join(lower, ":")
+	if readonly {
+		return unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, opts)
+	}
+	opts += fmt.Sprintf(",upperdir=%s,workdir=%s", filepath.Join(data, "upper"), filepath.Join(data, "work"))
+	return unix.Mount("overlay", at, "overlay", 0, opts)
 }
 
 // cleanup removes all of a container that does not run.
 func (s *Server) cleanup(c *container, id string) {
 	data := filepath.Join(s.cfg.Root, id)
-	if err := unix.Unmount(filepath.Join(data, "rootfs"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		s.log.Warn("unmount a container's root", "container", id, "err", err)
-		return
+	mounts, _ := filepath.Glob(filepath.Join(data, "volumes", "*"))
+	for _, path := range append(mounts, filepath.Join(data, "rootfs")) {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			s.log.Warn("unmount a container's file system", "container", id, "path", path, "err", err)
+			return
+		}
 	}
 	errs := []error{removeTree(data)}
 	if c.Cgroup != "" {
@@ -414,11 +435,44 @@ func (s *Server) UpdateContainerResources(_ context.Context, req *runtimeapi.Upd
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.Config.Linux == nil {
-		c.Config.Linux = &runtimeapi.LinuxContainerConfig{}
+	linux := &runtimeapi.LinuxContainerConfig{}
+	if c.Config.Linux != nil {
+		linux = proto.CloneOf(c.Config.Linux)
 	}
-	c.Config.Linux.Resources = req.Linux
+	linux.Resources = merge(linux.Resources, req.Linux)
+	changed := proto.CloneOf(c.Config) // the old one may be on its way to a client
+	changed.Linux = linux
+	c.Config = changed
 	return &runtimeapi.UpdateContainerResourcesResponse{}, writeJSON(filepath.Join(c.dir, "container.json"), &c.containerRecord)
+}
+
+// merge is a container's resources after an update, in which zero means unchanged.
+func merge(old, update *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	out := proto.CloneOf(update)
+	if out == nil {
+		return old
+	}
+	keep := func(to *int64, from int64) {
+		if *to == 0 {
+			*to = from
+		}
+	}
+	keep(&out.CpuPeriod, old.GetCpuPeriod())
+	keep(&out.CpuQuota, old.GetCpuQuota())
+	keep(&out.CpuShares, old.GetCpuShares())
+	keep(&out.MemoryLimitInBytes, old.GetMemoryLimitInBytes())
+	keep(&out.MemorySwapLimitInBytes, old.GetMemorySwapLimitInBytes())
+	keep(&out.OomScoreAdj, old.GetOomScoreAdj())
+	if out.CpusetCpus == "" {
+		out.CpusetCpus = old.GetCpusetCpus()
+	}
+	if out.CpusetMems == "" {
+		out.CpusetMems = old.GetCpusetMems()
+	}
+	if len(out.HugepageLimits) == 0 {
+		out.HugepageLimits = old.GetHugepageLimits()
+	}
+	return out
 }
 
 // ReopenContainerLog makes the helper open the log's path anew, after a rotation.

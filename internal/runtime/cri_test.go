@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -341,4 +342,19 @@ func contains(t testing.TB, out string, wants ...string) {
 			t.Errorf("no line %q in:\n%s", w, out)
 		}
 	}
+}
+
+// dialHelper connects to a container's helper as the server does.
+func dialHelper(t testing.TB, dir string) net.Conn {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/ctl.sock", f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }

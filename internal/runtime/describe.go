@@ -18,13 +18,6 @@ import (
 	"github.com/proa-dev/proa/internal/runtime/shim"
 )
 
-// Paths that a container may not see or write, as every Kubernetes runtime has them.
-var (
-	maskedPaths = []string{"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
-	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-)
-
 // The Linux capabilities by number (include/uapi/linux/capability.h).
 var capNames = []string{"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
 	"NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE",
@@ -175,11 +168,8 @@ func (s *Server) describe(c *container, sb *sandbox, rootfs string, image *v1.Co
 	if sb.namespaces().GetIpc() != runtimeapi.NamespaceMode_NODE {
 		spec.Put("ipcns", filepath.Join(sb.dir, "ipc"))
 	}
-	switch ns.GetPid() {
-	case runtimeapi.NamespaceMode_CONTAINER:
-		spec.Put("new-pidns")
-	case runtimeapi.NamespaceMode_POD, runtimeapi.NamespaceMode_TARGET:
-		return nil, errors.New("a process namespace shared between containers is not supported: set shareProcessNamespace to false")
+	if err := s.processes(spec, sb, ns); err != nil {
+		return nil, err
 	}
 	spec.Flag("new-cgroupns", s.cgroups.v2)
 	spec.Flag("readonly-root", sc.ReadonlyRootfs)
@@ -193,19 +183,18 @@ func (s *Server) describe(c *container, sb *sandbox, rootfs string, image *v1.Co
 	if err != nil {
 		return nil, err
 	}
+	spec.Put("own-dev")
 	for _, m := range mounts {
 		spec.Mount(m)
 	}
+	for _, d := range c.devices {
+		spec.Device(d)
+	}
 	if !sc.Privileged {
-		spec.Put("own-dev")
-		masked, readonly := sc.MaskedPaths, sc.ReadonlyPaths
-		if len(masked)+len(readonly) == 0 {
-			masked, readonly = maskedPaths, readonlyPaths
-		}
-		for _, p := range readonly {
+		for _, p := range sc.ReadonlyPaths {
 			spec.Put("readonly", p)
 		}
-		for _, p := range masked {
+		for _, p := range sc.MaskedPaths {
 			spec.Put("masked", p)
 		}
 	}
@@ -261,78 +250,6 @@ func hostname(sb *sandbox) string {
 		return name
 	}
 	return sb.Config.Hostname
-}
-
-// mounts lists a container's mounts in order: the kernel's own, then the pod's.
-func (s *Server) mounts(c *container, sb *sandbox, sc *runtimeapi.LinuxContainerSecurityContext) ([]shim.Mount, error) {
-	const common = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	sys := uintptr(common | unix.MS_RDONLY)
-	if sc.Privileged {
-		sys = common
-	}
-	out := []shim.Mount{{Source: "proc", Target: "/proc", Type: "proc", Flags: common}}
-	if sc.Privileged {
-		out = append(out, shim.Mount{Source: "/dev", Target: "/dev", Flags: unix.MS_BIND | unix.MS_REC})
-	} else {
-		out = append(out, shim.Mount{Source: "tmpfs", Target: "/dev", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"},
-			shim.Mount{Source: "devpts", Target: "/dev/pts", Type: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
-			shim.Mount{Source: "mqueue", Target: "/dev/mqueue", Type: "mqueue", Flags: common})
-	}
-	if sb.hostNetwork() {
-		// sysfs shows the network of whoever mounts it: the host's is bound.
-		out = append(out, shim.Mount{Source: "/sys", Target: "/sys", Flags: unix.MS_BIND | unix.MS_REC | sys})
-	} else {
-		out = append(out, shim.Mount{Source: "sysfs", Target: "/sys", Type: "sysfs", Flags: sys})
-	}
-	if s.cgroups.v2 && !sb.hostNetwork() {
-		out = append(out, shim.Mount{Source: "cgroup", Target: "/sys/fs/cgroup", Type: "cgroup2", Flags: sys})
-	}
-	if sb.namespaces().GetIpc() != runtimeapi.NamespaceMode_NODE {
-		out = append(out, shim.Mount{Source: filepath.Join(sb.dir, "shm"), Target: "/dev/shm", Flags: unix.MS_BIND})
-	} else {
-		out = append(out, shim.Mount{Source: "/dev/shm", Target: "/dev/shm", Flags: unix.MS_BIND})
-	}
-	given := map[string]bool{}
-	for _, m := range c.Config.Mounts {
-		given[filepath.Clean(m.ContainerPath)] = true
-	}
-	if resolv := filepath.Join(sb.dir, "resolv.conf"); !given["/etc/resolv.conf"] {
-		if _, err := os.Stat(resolv); err == nil {
-			out = append(out, shim.Mount{Source: resolv, Target: "/etc/resolv.conf", Flags: unix.MS_BIND, File: true})
-		}
-	}
-	for _, m := range c.Config.Mounts {
-		if m.Image != nil && m.Image.Image != "" {
-			return nil, fmt.Errorf("mount at %s: image volumes are not supported", m.ContainerPath)
-		}
-		if len(m.UidMappings)+len(m.GidMappings) > 0 {
-			return nil, fmt.Errorf("mount at %s: mapped user IDs are not supported", m.ContainerPath)
-		}
-		info, err := os.Stat(m.HostPath)
-		if errors.Is(err, os.ErrNotExist) {
-			if err := os.MkdirAll(m.HostPath, 0o755); err != nil {
-				return nil, fmt.Errorf("make %s for the mount at %s: %w", m.HostPath, m.ContainerPath, err)
-			}
-			info, err = os.Stat(m.HostPath)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("mount at %s: %w", m.ContainerPath, err)
-		}
-		mount := shim.Mount{Source: m.HostPath, Target: m.ContainerPath, Flags: unix.MS_BIND | unix.MS_REC, File: !info.IsDir()}
-		if m.Readonly {
-			mount.Flags |= unix.MS_RDONLY
-		}
-		switch m.Propagation {
-		case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-			mount.Propagation = unix.MS_SLAVE | unix.MS_REC
-		case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
-			mount.Propagation = unix.MS_SHARED | unix.MS_REC
-		default:
-			mount.Propagation = unix.MS_PRIVATE | unix.MS_REC
-		}
-		out = append(out, mount)
-	}
-	return out, nil
 }
 
 // identity is who a container's program runs as.

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/internal/runtime/images"
 )
 
 // startFailed is the exit code of a container whose program could not be started.
@@ -147,8 +149,10 @@ func (c *container) disconnect() {
 func (s *Server) takeUp(c *container) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, release, err := s.cfg.Images.Hold(c.Image); err == nil {
-		c.release = release
+	for _, img := range append([]images.Image{c.Image}, c.Volumes...) {
+		if _, release, err := s.cfg.Images.Hold(img); err == nil {
+			c.hold(release)
+		}
 	}
 	if c.Exited {
 		close(c.done)

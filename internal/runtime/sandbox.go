@@ -25,6 +25,7 @@ type sandbox struct {
 	mu  sync.Mutex
 	dir string
 	record
+	rate rate
 }
 
 // record is what is kept of a sandbox on disk.
@@ -34,6 +35,7 @@ type record struct {
 	Created   int64 // ns
 	Addresses []string
 	Stopped   bool
+	First     int // process that holds the shared process namespace
 }
 
 func newID() string {
@@ -105,13 +107,26 @@ func (s *Server) make(ctx context.Context, sb *sandbox) error {
 		args = append(args, "ipc")
 	}
 	var sysctls strings.Builder
+	for name, value := range sb.Config.GetLinux().GetSysctls() {
+		line, err := sb.sysctl(name, value)
+		if err != nil {
+			return err
+		}
+		sysctls.WriteString(line)
+	}
 	if !sb.hostNetwork() {
 		args = append(args, "net", "uts")
-		for name, value := range sb.Config.GetLinux().GetSysctls() {
-			fmt.Fprintf(&sysctls, "%s=%s\n", strings.ReplaceAll(name, ".", "/"), value)
-		}
 		// A process without privileges may open ports below 1024 and ping: its network is its own.
-		sysctls.WriteString("net/ipv4/ip_unprivileged_port_start=0\nnet/ipv4/ping_group_range=0 2147483647\n")
+		for name, value := range map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"} {
+			if _, given := sb.Config.GetLinux().GetSysctls()[name]; given {
+				continue
+			}
+			line, err := sb.sysctl(name, value)
+			if err != nil {
+				return err
+			}
+			sysctls.WriteString(line)
+		}
 	}
 	if len(args) > 3 {
 		cmd := exec.CommandContext(ctx, s.helper, args...)
@@ -137,6 +152,11 @@ func (s *Server) make(ctx context.Context, sb *sandbox) error {
 			return err
 		}
 	}
+	if sb.sharedPids() {
+		if err := s.sharePids(ctx, sb); err != nil {
+			return err
+		}
+	}
 	if !sb.hostNetwork() && s.cfg.Network != nil {
 		addresses, err := s.cfg.Network.Attach(ctx, sb.ID, filepath.Join(sb.dir, "net"), sb.ports())
 		if err != nil {
@@ -149,12 +169,42 @@ func (s *Server) make(ctx context.Context, sb *sandbox) error {
 			return fmt.Errorf("make the log folder: %w", err)
 		}
 	}
+	if !sb.hostNetwork() {
+		if err := os.WriteFile(filepath.Join(sb.dir, "hostname"), []byte(sb.Config.Hostname+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
 	if d := sb.Config.GetDnsConfig(); d != nil {
 		if err := os.WriteFile(filepath.Join(sb.dir, "resolv.conf"), resolvConf(d), 0o644); err != nil {
 			return err
 		}
 	}
 	return writeJSON(filepath.Join(sb.dir, "sandbox.json"), &sb.record)
+}
+
+// sysctl is a line for the helper. Only what belongs to a namespace of the sandbox's
+// own may be set: anything else is the node's.
+func (sb *sandbox) sysctl(name, value string) (string, error) {
+	path := strings.ReplaceAll(name, ".", "/")
+	if strings.ContainsRune(name, '/') { // the other form, in which a dot is part of a name
+		path = name
+	}
+	ownIPC := sb.namespaces().GetIpc() != runtimeapi.NamespaceMode_NODE
+	switch {
+	case strings.ContainsAny(value, "\n\x00") || strings.ContainsAny(name, "=\n\x00") || strings.Contains("/"+path+"/", "/../"):
+		return "", fmt.Errorf("sysctl %q: not a valid name or value", name)
+	case strings.HasPrefix(path, "net/"):
+		if sb.hostNetwork() {
+			return "", fmt.Errorf("sysctl %q is not allowed with the host's network", name)
+		}
+	case strings.HasPrefix(path, "kernel/shm"), strings.HasPrefix(path, "kernel/msg"), path == "kernel/sem", strings.HasPrefix(path, "fs/mqueue/"):
+		if !ownIPC {
+			return "", fmt.Errorf("sysctl %q is not allowed with the host's IPC", name)
+		}
+	default:
+		return "", fmt.Errorf("sysctl %q is not of a namespace", name)
+	}
+	return path + "=" + value + "\n", nil
 }
 
 func resolvConf(d *runtimeapi.DNSConfig) []byte {
@@ -174,10 +224,11 @@ func resolvConf(d *runtimeapi.DNSConfig) []byte {
 // release gives the network and namespaces of a sandbox back.
 func (s *Server) release(sb *sandbox) error {
 	var errs []error
+	errs = append(errs, s.endPids(sb))
 	if s.cfg.Network != nil {
 		errs = append(errs, s.cfg.Network.Detach(context.Background(), sb.ID))
 	}
-	for _, name := range []string{"net", "ipc", "uts", "shm"} {
+	for _, name := range []string{"net", "ipc", "uts", "pid", "shm"} {
 		path := filepath.Join(sb.dir, name)
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", path, err))

@@ -183,6 +183,13 @@ func (s *Server) load() error {
 		if !sb.Stopped && !sb.hostNetwork() && !isNamespace(filepath.Join(sb.dir, "net")) {
 			sb.Stopped = true
 		}
+		if !sb.Stopped && sb.sharedPids() {
+			if process, err := sb.first(); err != nil || process == nil {
+				sb.Stopped = true
+			} else {
+				process.Close()
+			}
+		}
 		s.sandboxes[sb.ID] = sb
 		if !sb.Stopped && s.cfg.Network != nil && !sb.hostNetwork() {
 			if err := s.cfg.Network.Restore(s.ctx, sb.ID, sb.ports()); err != nil {
@@ -295,8 +302,9 @@ func (s *Server) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeapi
 		net.Reason, net.Message = "NetworkPluginNotReady", "no pod network is configured"
 	}
 	return &runtimeapi.StatusResponse{
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
 		Status:          &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{{Type: runtimeapi.RuntimeReady, Status: true}, net}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{}}},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
 	}, nil
 }
 

@@ -1,29 +1,111 @@
 package runtime
 
 import (
+	"bufio"
 	"context"
-	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/proa-dev/proa/internal/runtime/images"
 )
 
 func u64(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
 
+// diskAge is how old the size of a writable layer may be: counting it reads every folder.
+const diskAge = 10 * time.Second
+
+// disk remembers the size of a writable layer.
+type disk struct {
+	mu            sync.Mutex
+	at            time.Time
+	bytes, inodes uint64
+}
+
+func (d *disk) usage(dir string) (bytes, inodes uint64, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.at) < diskAge {
+		return d.bytes, d.inodes, d.at
+	}
+	d.bytes, d.inodes = 0, 0
+	seen := map[uint64]bool{} // hard links count once
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // it is being written to: what has just gone does not count
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil {
+			return nil
+		}
+		if st.Nlink > 1 && !e.IsDir() {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
+		}
+		d.bytes += uint64(st.Blocks) * 512
+		d.inodes++
+		return nil
+	})
+	d.at = time.Now()
+	return d.bytes, d.inodes, d.at
+}
+
+// rate works out cores in use from two readings.
+type rate struct {
+	mu    sync.Mutex
+	at    time.Time
+	nanos uint64
+	cores uint64
+}
+
+// update takes a reading and returns the billionths of cores in use since one that
+// is at least a second older; nil when there is none.
+func (r *rate) update(nanos uint64, now time.Time) *runtimeapi.UInt64Value {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := r.at.IsZero()
+	if passed := now.Sub(r.at); first || passed >= time.Second {
+		if !first && nanos >= r.nanos {
+			r.cores = uint64(float64(nanos-r.nanos) / passed.Seconds())
+		}
+		r.at, r.nanos = now, nanos
+	}
+	if first {
+		return nil
+	}
+	return u64(r.cores)
+}
+
 func (s *Server) statsOf(c *container) *runtimeapi.ContainerStats {
-	u, now := s.cgroups.usage(c.Cgroup), time.Now().UnixNano()
+	u, now := s.cgroups.usage(c.Cgroup), time.Now()
+	data := filepath.Join(s.cfg.Root, c.ID, "upper")
+	bytes, inodes, at := c.disk.usage(data)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{Id: c.ID, Metadata: c.Config.Metadata, Labels: c.Config.Labels, Annotations: c.Config.Annotations},
-		Cpu:        &runtimeapi.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: u64(u.cpuNanos)},
-		Memory: &runtimeapi.MemoryUsage{Timestamp: now, WorkingSetBytes: u64(u.workingSet), UsageBytes: u64(u.memory), RssBytes: u64(u.rss),
-			PageFaults: u64(u.faults), MajorPageFaults: u64(u.mfaults)},
+		Cpu:        &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: u64(u.cpuNanos), UsageNanoCores: c.rate.update(u.cpuNanos, now)},
+		Memory: &runtimeapi.MemoryUsage{Timestamp: now.UnixNano(), WorkingSetBytes: u64(u.workingSet), AvailableBytes: available(c, u.workingSet), UsageBytes: u64(u.memory),
+			RssBytes: u64(u.rss), PageFaults: u64(u.faults), MajorPageFaults: u64(u.mfaults)},
+		WritableLayer: &runtimeapi.FilesystemUsage{Timestamp: at.UnixNano(), FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.cfg.Root}, UsedBytes: u64(bytes), InodesUsed: u64(inodes)},
 	}
+}
+
+// available is what a container may use beyond its working set; nil without a limit.
+func available(c *container, used uint64) *runtimeapi.UInt64Value {
+	limit := c.Config.GetLinux().GetResources().GetMemoryLimitInBytes()
+	if limit <= 0 {
+		return nil
+	}
+	return u64(uint64(limit) - min(used, uint64(limit)))
 }
 
 // ContainerStats returns what one container uses.
@@ -35,148 +117,122 @@ func (s *Server) ContainerStats(_ context.Context, req *runtimeapi.ContainerStat
 	return &runtimeapi.ContainerStatsResponse{Stats: s.statsOf(c)}, nil
 }
 
-func (s *Server) runningOnes() (out []*container) {
+// isRunning reports whether a container runs.
+func (c *container) isRunning() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING
+}
+
+// ListContainerStats returns what the running containers use.
+func (s *Server) ListContainerStats(_ context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
+	f := req.GetFilter()
 	s.mu.Lock()
 	list := make([]*container, 0, len(s.containers))
 	for _, c := range s.containers {
 		list = append(list, c)
 	}
 	s.mu.Unlock()
-	for _, c := range list {
-		c.mu.Lock()
-		if c.state() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-			out = append(out, c)
-		}
-		c.mu.Unlock()
-	}
-	return out
-}
-
-// ListContainerStats returns what the running containers use.
-func (s *Server) ListContainerStats(_ context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
-	f := req.GetFilter()
 	out := &runtimeapi.ListContainerStatsResponse{}
-	for _, c := range s.runningOnes() {
-		if (f.GetId() == "" || f.GetId() == c.ID) && (f.GetPodSandboxId() == "" || f.GetPodSandboxId() == c.Sandbox) && matches(f.GetLabelSelector(), c.Config.Labels) {
+	for _, c := range list {
+		if strings.HasPrefix(c.ID, f.GetId()) && strings.HasPrefix(c.Sandbox, f.GetPodSandboxId()) && matches(f.GetLabelSelector(), c.Config.Labels) && c.isRunning() {
 			out.Stats = append(out.Stats, s.statsOf(c))
 		}
 	}
 	return out, nil
 }
 
-// ListPodSandboxStats returns what the containers of each sandbox use.
-func (s *Server) ListPodSandboxStats(_ context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
-	f := req.GetFilter()
-	byID := map[string]*runtimeapi.PodSandboxStats{}
-	out := &runtimeapi.ListPodSandboxStatsResponse{}
-	for _, c := range s.runningOnes() {
-		sb, err := s.sandbox(c.Sandbox)
-		if err != nil || f.GetId() != "" && f.GetId() != sb.ID || !matches(f.GetLabelSelector(), sb.Config.Labels) {
+// podStats is what a sandbox and its running containers use.
+func (s *Server) podStats(sb *sandbox) *runtimeapi.PodSandboxStats {
+	now := time.Now()
+	l := &runtimeapi.LinuxPodSandboxStats{}
+	var pid int
+	var sum usage
+	for _, c := range s.of(sb.ID) {
+		if !c.isRunning() {
 			continue
 		}
-		st := byID[sb.ID]
-		if st == nil {
-			st = &runtimeapi.PodSandboxStats{
-				Attributes: &runtimeapi.PodSandboxAttributes{Id: sb.ID, Metadata: sb.Config.Metadata, Labels: sb.Config.Labels, Annotations: sb.Config.Annotations},
-				Linux: &runtimeapi.LinuxPodSandboxStats{Cpu: &runtimeapi.CpuUsage{UsageCoreNanoSeconds: u64(0)},
-					Memory: &runtimeapi.MemoryUsage{WorkingSetBytes: u64(0), UsageBytes: u64(0)}},
-			}
-			byID[sb.ID] = st
-			out.Stats = append(out.Stats, st)
-		}
-		cs := s.statsOf(c)
-		st.Linux.Containers = append(st.Linux.Containers, cs)
-		st.Linux.Cpu.Timestamp, st.Linux.Memory.Timestamp = cs.Cpu.Timestamp, cs.Memory.Timestamp
-		st.Linux.Cpu.UsageCoreNanoSeconds.Value += cs.Cpu.UsageCoreNanoSeconds.Value
-		st.Linux.Memory.WorkingSetBytes.Value += cs.Memory.WorkingSetBytes.Value
-		st.Linux.Memory.UsageBytes.Value += cs.Memory.UsageBytes.Value
+		l.Containers = append(l.Containers, s.statsOf(c))
+		u := s.cgroups.usage(c.Cgroup)
+		sum.cpuNanos, sum.memory, sum.workingSet, sum.rss = sum.cpuNanos+u.cpuNanos, sum.memory+u.memory, sum.workingSet+u.workingSet, sum.rss+u.rss
+		sum.faults, sum.mfaults, sum.pids = sum.faults+u.faults, sum.mfaults+u.mfaults, sum.pids+u.pids
+		c.mu.Lock()
+		pid = c.Pid
+		c.mu.Unlock()
 	}
-	return out, nil
+	// The pod's own group, where it has one, counts what has ended too.
+	if parent := sb.Config.GetLinux().GetCgroupParent(); parent != "" {
+		if u := s.cgroups.usage(parent); u.memory > 0 {
+			u.pids = max(u.pids, sum.pids) // version 1 counts those of the group's children elsewhere
+			sum = u
+		}
+	}
+	l.Cpu = &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: u64(sum.cpuNanos), UsageNanoCores: sb.rate.update(sum.cpuNanos, now)}
+	l.Memory = &runtimeapi.MemoryUsage{Timestamp: now.UnixNano(), WorkingSetBytes: u64(sum.workingSet), UsageBytes: u64(sum.memory), RssBytes: u64(sum.rss),
+		PageFaults: u64(sum.faults), MajorPageFaults: u64(sum.mfaults)}
+	l.Process = &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: u64(sum.pids)}
+	if pid > 0 {
+		l.Network = interfaces(fmt.Sprintf("/proc/%d/net/dev", pid), now)
+	}
+	return &runtimeapi.PodSandboxStats{Linux: l,
+		Attributes: &runtimeapi.PodSandboxAttributes{Id: sb.ID, Metadata: sb.Config.Metadata, Labels: sb.Config.Labels, Annotations: sb.Config.Annotations}}
 }
 
-func (s *Server) imageOf(img images.Image) *runtimeapi.Image {
-	out := &runtimeapi.Image{Id: img.ID, RepoTags: img.RepoTags, RepoDigests: img.RepoDigests, Size: uint64(img.Size), Pinned: img.Pinned}
-	if cfg, err := s.cfg.Images.Config(img.ID); err == nil {
-		var uid int64
-		name := cfg.Config.User
-		for i, r := range name {
-			if r == ':' {
-				name = name[:i]
-				break
-			}
+// interfaces reads a network namespace's counters (proc_net(5)); nil when it is gone.
+func interfaces(path string, now time.Time) *runtimeapi.NetworkUsage {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	out := &runtimeapi.NetworkUsage{Timestamp: now.UnixNano()}
+	scan := bufio.NewScanner(f)
+	for scan.Scan() {
+		name, counters, ok := strings.Cut(scan.Text(), ":")
+		v := strings.Fields(counters)
+		if name = strings.TrimSpace(name); !ok || len(v) < 11 || name == "lo" {
+			continue
 		}
-		if _, err := fmt.Sscanf(name, "%d", &uid); err == nil {
-			out.Uid = &runtimeapi.Int64Value{Value: uid}
+		n := func(i int) *runtimeapi.UInt64Value {
+			x, _ := strconv.ParseUint(v[i], 10, 64)
+			return u64(x)
+		}
+		i := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: n(0), RxErrors: n(2), TxBytes: n(8), TxErrors: n(10)}
+		if name == "eth0" {
+			out.DefaultInterface = i
 		} else {
-			out.Username = name
+			out.Interfaces = append(out.Interfaces, i)
 		}
 	}
 	return out
 }
 
-// ListImages lists the images of this node.
-func (s *Server) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	out := &runtimeapi.ListImagesResponse{}
-	if ref := req.GetFilter().GetImage().GetImage(); ref != "" {
-		img, err := s.cfg.Images.Resolve(ref)
-		if err == nil {
-			out.Images = append(out.Images, s.imageOf(img))
-		}
-		return out, nil
-	}
-	list, err := s.cfg.Images.List()
+// PodSandboxStats returns what one sandbox uses.
+func (s *Server) PodSandboxStats(_ context.Context, req *runtimeapi.PodSandboxStatsRequest) (*runtimeapi.PodSandboxStatsResponse, error) {
+	sb, err := s.sandbox(req.PodSandboxId)
 	if err != nil {
 		return nil, err
 	}
-	for _, img := range list {
-		out.Images = append(out.Images, s.imageOf(img))
+	return &runtimeapi.PodSandboxStatsResponse{Stats: s.podStats(sb)}, nil
+}
+
+// ListPodSandboxStats returns what the sandboxes use that are ready.
+func (s *Server) ListPodSandboxStats(_ context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
+	f := req.GetFilter()
+	s.mu.Lock()
+	list := make([]*sandbox, 0, len(s.sandboxes))
+	for _, sb := range s.sandboxes {
+		list = append(list, sb)
+	}
+	s.mu.Unlock()
+	out := &runtimeapi.ListPodSandboxStatsResponse{}
+	for _, sb := range list {
+		sb.mu.Lock()
+		ready := !sb.Stopped
+		sb.mu.Unlock()
+		if ready && strings.HasPrefix(sb.ID, f.GetId()) && matches(f.GetLabelSelector(), sb.Config.Labels) {
+			out.Stats = append(out.Stats, s.podStats(sb))
+		}
 	}
 	return out, nil
-}
-
-// ImageStatus describes an image; none when it is not here.
-func (s *Server) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	img, err := s.cfg.Images.Resolve(req.GetImage().GetImage())
-	if errors.Is(err, images.ErrNotFound) {
-		return &runtimeapi.ImageStatusResponse{}, nil
-	}
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	return &runtimeapi.ImageStatusResponse{Image: s.imageOf(img)}, nil
-}
-
-// PullImage fetches an image.
-func (s *Server) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
-	a := req.GetAuth()
-	img, err := s.cfg.Images.Pull(ctx, req.GetImage().GetImage(), images.Auth{Username: a.GetUsername(), Password: a.GetPassword(), Auth: a.GetAuth(),
-		IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()}, nil)
-	switch {
-	case errors.Is(err, images.ErrNotFound):
-		return nil, status.Error(codes.NotFound, err.Error())
-	case errors.Is(err, images.ErrUnauthorized):
-		return nil, status.Error(codes.PermissionDenied, err.Error())
-	case err != nil:
-		return nil, err
-	}
-	return &runtimeapi.PullImageResponse{ImageRef: img.ID}, nil
-}
-
-// RemoveImage removes an image by name or ID.
-func (s *Server) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
-	return &runtimeapi.RemoveImageResponse{}, s.cfg.Images.Remove(req.GetImage().GetImage())
-}
-
-// ImageFsInfo says how much the images take.
-func (s *Server) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
-	bytes, _, err := s.cfg.Images.Usage()
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.cfg.Images.Root(), &st); err != nil {
-		return nil, fmt.Errorf("look at the images' file system: %w", err)
-	}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{Timestamp: time.Now().UnixNano(),
-		FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.cfg.Images.Root()}, UsedBytes: u64(bytes), InodesUsed: u64(0)}}}, nil
 }

@@ -78,15 +78,36 @@ func (s *Spec) Number(keyword string, n int64) { s.Put(keyword, strconv.FormatIn
 type Mount struct {
 	Source, Target, Type, Data string
 	Flags, Propagation         uintptr
-	File                       bool
+	File                       bool // the target is a file
+	AllReadonly                bool // the mounts below a bind too
 }
 
+// Mount adds a mount.
 func (s *Spec) Mount(m Mount) {
-	file := "0"
-	if m.File {
-		file = "1"
+	s.Put("mount", m.Source, m.Target, m.Type, strconv.FormatUint(uint64(m.Flags), 10), strconv.FormatUint(uint64(m.Propagation), 10), m.Data, flag(m.File), flag(m.AllReadonly))
+}
+
+func flag(on bool) string {
+	if on {
+		return "1"
 	}
-	s.Put("mount", m.Source, m.Target, m.Type, fmt.Sprint(m.Flags), fmt.Sprint(m.Propagation), m.Data, file)
+	return "0"
+}
+
+// Device is a node that a container gets at Path. Mode has the kind too.
+type Device struct {
+	Path         string
+	Mode         uint32
+	Major, Minor uint32
+	UID, GID     uint32
+}
+
+// Device adds a device.
+func (s *Spec) Device(d Device) {
+	s.Put("device", d.Path)
+	for _, n := range []uint32{d.Mode, d.Major, d.Minor, d.UID, d.GID} {
+		s.Put(strconv.FormatUint(uint64(n), 10))
+	}
 }
 
 // Bytes returns the description.

@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -127,6 +128,25 @@ static void fd_path(char *buf, size_t len, int fd)
 	snprintf(buf, len, "/proc/self/fd/%d", fd);
 }
 
+/* Takes hold of what a bind mount shows. That must be done while the mounts are
+ * still the host's peers: a mount that is shared with the host can be had only then. */
+static void take_source(struct mount_spec *m, int report)
+{
+	if (!(m->flags & MS_BIND) || (m->flags & MS_REMOUNT))
+		return;
+	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (m->flags & MS_REC ? AT_RECURSIVE : 0);
+	m->tree = (int)syscall(SYS_open_tree, AT_FDCWD, m->source, flags);
+	if (m->tree < 0)
+		die(report, "mount %s at %s: %s", m->source, m->target, strerror(errno));
+}
+
+static void make_all_readonly(const struct mount_spec *m, int fd, int report)
+{
+	struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+	if (syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr) < 0)
+		die(report, "make %s recursively read-only: %s", m->target, strerror(errno));
+}
+
 static void do_mount(int root, const struct mount_spec *m, int report)
 {
 	char target[64];
@@ -134,12 +154,14 @@ static void do_mount(int root, const struct mount_spec *m, int report)
 	fd_path(target, sizeof target, fd);
 	const char *type = *m->type ? m->type : NULL;
 	const char *data = *m->data ? m->data : NULL;
-	unsigned long flags = m->flags;
-	if (flags & MS_BIND)
-		flags &= MS_BIND | MS_REC;
-	if (mount(m->source, target, type, flags, data) < 0)
+	int failed = m->tree < 0 ? mount(m->source, target, type, m->flags, data)
+				 : (int)syscall(SYS_move_mount, m->tree, "", fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	if (failed < 0)
 		die(report, "mount %s at %s: %s", m->source, m->target, strerror(errno));
 	close(fd);
+	if (m->tree < 0)
+		return;
+	close(m->tree);
 	/* The descriptor named what was there before: open what is there now. */
 	fd = open_inside(root, m->target, O_PATH);
 	if (fd < 0)
@@ -147,7 +169,7 @@ static void do_mount(int root, const struct mount_spec *m, int report)
 	fd_path(target, sizeof target, fd);
 	if (m->propagation && mount(NULL, target, NULL, m->propagation, NULL) < 0)
 		die(report, "set propagation of %s: %s", m->target, strerror(errno));
-	if ((m->flags & MS_BIND) && (m->flags & ~(unsigned long)(MS_BIND | MS_REC))) {
+	if (m->flags & ~(unsigned long)(MS_BIND | MS_REC)) {
 		/* A bind takes its other flags only when it is mounted again; those that the
 		 * source's mount has locked stay. */
 		unsigned long again = m->flags & ~(unsigned long)MS_REC;
@@ -155,7 +177,34 @@ static void do_mount(int root, const struct mount_spec *m, int report)
 		    mount(NULL, target, NULL, again | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 			die(report, "remount %s read-only: %s", m->target, strerror(errno));
 	}
+	if (m->all_readonly)
+		make_all_readonly(m, fd, report);
 	close(fd);
+}
+
+/* Makes the devices that the container was given. */
+static void give_devices(const struct spec *s, int root, int report)
+{
+	char parent[4096];
+	mode_t old = umask(0);
+	for (size_t i = 0; i < s->ndevices; i++) {
+		const struct device_spec *d = &s->devices[i];
+		const char *slash = strrchr(d->path, '/');
+		size_t len = slash ? (size_t)(slash - d->path) : 0;
+		if (!slash || !slash[1] || len >= sizeof parent)
+			die(report, "device path %s", d->path);
+		memcpy(parent, d->path, len);
+		parent[len] = 0;
+		int dir = open_target(root, len ? parent : "/", 0, report);
+		if (mknodat(dir, slash + 1, d->mode, makedev(d->major, d->minor)) < 0) {
+			if (errno != EEXIST)
+				die(report, "make device %s: %s", d->path, strerror(errno));
+		} else if (fchownat(dir, slash + 1, d->uid, d->gid, AT_SYMLINK_NOFOLLOW) < 0) {
+			die(report, "give device %s away: %s", d->path, strerror(errno));
+		}
+		close(dir);
+	}
+	umask(old);
 }
 
 static void make_devices(int root, int report)
@@ -215,6 +264,8 @@ static void make_readonly(int root, const char *path, int report)
 
 void enter_rootfs(const struct spec *s, int report)
 {
+	for (size_t i = 0; i < s->nmounts; i++)
+		take_source(&s->mounts[i], report);
 	if (mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) < 0)
 		die(report, "detach the mounts from the host's: %s", strerror(errno));
 	if (mount(s->rootfs, s->rootfs, NULL, MS_BIND | MS_REC, NULL) < 0)
@@ -227,6 +278,7 @@ void enter_rootfs(const struct spec *s, int report)
 		do_mount(root, &s->mounts[i], report);
 		if (s->own_dev && !devices && !strcmp(s->mounts[i].target, "/dev")) {
 			make_devices(root, report);
+			give_devices(s, root, report);
 			devices = 1;
 		}
 	}

@@ -1,6 +1,7 @@
 /* proa-shim: the part of the container runtime that outlives it.
  *
  *   proa-shim sandbox DIR HOSTNAME [net] [ipc] [uts]   pins new namespaces at DIR/net, …
+ *   proa-shim first DIR [CGROUP...]                     pins a process namespace at DIR/pid, with a process that stays
  *   proa-shim run SPEC                                  runs a container and stays with it
  *   proa-shim exec SPEC                                 runs a command in a container
  *
@@ -16,6 +17,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -81,6 +83,58 @@ static int sandbox(int argc, char **argv)
 		close(fd);
 	}
 	return 0;
+}
+
+/* Leaves nothing of the host to whoever may look into this process. */
+static void shut_in(void)
+{
+	enum { NOBODY = 65535 };
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) < 0 ||
+	    mount("empty", "/proc", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0,mode=555") < 0 || chdir("/proc") < 0 ||
+	    syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+		die(2, "leave the host's files: %s", strerror(errno));
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
+	    setresuid(NOBODY, NOBODY, NOBODY) < 0)
+		die(2, "give up privileges: %s", strerror(errno));
+}
+
+/* The first process of a process namespace that the containers of a sandbox share:
+ * it is there, and buries the dead. It runs until it is killed. */
+static int first(int argc, char **argv)
+{
+	char text[32], net[4096], ipc[4096], uts[4096];
+	struct spec s = {.cgroups = argv + 3, .ncgroups = (size_t)argc - 3};
+	struct { const char *name; char *path, **where; } joins[] = {{"net", net, &s.netns}, {"ipc", ipc, &s.ipcns}, {"uts", uts, &s.utsns}};
+	for (int i = 0; i < 3; i++) {
+		snprintf(joins[i].path, sizeof net, "%s/%s", argv[2], joins[i].name);
+		if (access(joins[i].path, F_OK) == 0)
+			*joins[i].where = joins[i].path;
+	}
+	if (unshare(CLONE_NEWPID) < 0)
+		die(2, "make a process namespace: %s", strerror(errno));
+	pid_t child = fork();
+	if (child < 0)
+		die(2, "fork: %s", strerror(errno));
+	if (child > 0) {
+		snprintf(net, sizeof net, "%s/pid", argv[2]);
+		snprintf(text, sizeof text, "/proc/%d/ns/pid", (int)child);
+		int fd = open(net, O_CREAT | O_RDONLY | O_CLOEXEC, 0600);
+		if (fd < 0 || mount(text, net, NULL, MS_BIND, NULL) < 0) {
+			kill(child, SIGKILL);
+			die(2, "pin namespace %s: %s", net, strerror(errno));
+		}
+		int n = snprintf(text, sizeof text, "%d", (int)child);
+		return write(1, text, (size_t)n) == n ? 0 : 1;
+	}
+	setsid();
+	prctl(PR_SET_NAME, "pause", 0, 0, 0);
+	join_cgroups(&s, 2);
+	join_namespaces(&s, 2);
+	shut_in();
+	signal(SIGCHLD, SIG_IGN); /* the kernel buries them */
+	close_range(0, ~0U, 0);
+	for (;;)
+		pause();
 }
 
 /* Waits for a command's end, and ends it when whoever asked for it has gone. */
@@ -166,6 +220,8 @@ int main(int argc, char **argv)
 		return monitor(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "exec"))
 		return exec_in(argv[2]);
-	fprintf(stderr, "usage: proa-shim sandbox|run|exec ...\n");
+	if (argc >= 3 && !strcmp(argv[1], "first"))
+		return first(argc, argv);
+	fprintf(stderr, "usage: proa-shim sandbox|first|run|exec ...\n");
 	return 2;
 }

@@ -116,6 +116,16 @@ int spec_read(const char *path, struct spec *s, char *err, size_t errlen)
 			l->soft = number(&r);
 			l->hard = number(&r);
 		}
+		else if (!strcmp(key, "device")) {
+			s->devices = grow(s->devices, s->ndevices, sizeof *s->devices);
+			struct device_spec *d = &s->devices[s->ndevices++];
+			d->path = field(&r);
+			d->mode = (mode_t)number(&r);
+			d->major = (unsigned)number(&r);
+			d->minor = (unsigned)number(&r);
+			d->uid = (uid_t)number(&r);
+			d->gid = (gid_t)number(&r);
+		}
 		else if (!strcmp(key, "mount")) {
 			s->mounts = grow(s->mounts, s->nmounts, sizeof *s->mounts);
 			struct mount_spec *m = &s->mounts[s->nmounts++];
@@ -126,6 +136,8 @@ int spec_read(const char *path, struct spec *s, char *err, size_t errlen)
 			m->propagation = number(&r);
 			m->data = field(&r);
 			m->file = (int)number(&r);
+			m->all_readonly = (int)number(&r);
+			m->tree = -1;
 		}
 		else {
 			snprintf(err, errlen, "%s: unknown keyword %s", path, key);

@@ -13,6 +13,16 @@ struct mount_spec {
 	unsigned long flags;
 	unsigned long propagation;
 	int file; /* the target is a file */
+	int all_readonly; /* the mounts below it too */
+	int tree; /* a bind's source, taken before the mounts are cut off from the host's */
+};
+
+struct device_spec {
+	char *path;
+	mode_t mode;
+	unsigned major, minor;
+	uid_t uid;
+	gid_t gid;
 };
 
 struct rlimit_spec {
@@ -29,6 +39,8 @@ struct spec {
 	size_t ncgroups;
 	struct mount_spec *mounts;
 	size_t nmounts;
+	struct device_spec *devices;
+	size_t ndevices;
 	char **masked, **readonly;
 	size_t nmasked, nreadonly;
 	uid_t uid;
