@@ -37,6 +37,7 @@ import (
 	"github.com/proa-dev/proa/internal/client/events"
 	"github.com/proa-dev/proa/internal/cluster/local"
 	"github.com/proa-dev/proa/internal/cluster/pki"
+	"github.com/proa-dev/proa/internal/controllers/daemonset"
 	"github.com/proa-dev/proa/internal/controllers/deployment"
 	"github.com/proa-dev/proa/internal/controllers/disruption"
 	"github.com/proa-dev/proa/internal/controllers/endpointslice"
@@ -412,6 +413,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		ttlafterfinished.New(manager, c.log),
 		replicaset.New(manager, c.log),
 		replicaset.NewReplicationController(manager, c.log),
+		daemonset.New(manager, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

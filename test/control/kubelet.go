@@ -64,7 +64,7 @@ func (k Kubelet) Run(ctx context.Context) error {
 
 func (k Kubelet) start(ctx context.Context, pod *corev1.Pod) error {
 	if _, err := k.Client.Create(ctx, client.Pods.GVR, pod.Namespace, pod.Name, "binding", &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
-		Target: corev1.ObjectReference{Kind: "Node", Name: "node"}}, metav1.CreateOptions{}); err != nil {
+		Target: corev1.ObjectReference{Kind: "Node", Name: nodeFor(pod)}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
 	p, err := client.Pods.Get(ctx, k.Client, pod.Namespace, pod.Name)
@@ -79,6 +79,20 @@ func (k Kubelet) start(ctx context.Context, pod *corev1.Pod) error {
 	}
 	_, err = client.Pods.UpdateStatus(ctx, k.Client, p)
 	return err
+}
+
+// nodeFor is the node that a pod asks for by name, as those of DaemonSets do.
+func nodeFor(pod *corev1.Pod) string {
+	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			for _, f := range term.MatchFields {
+				if f.Key == metav1.ObjectNameField && len(f.Values) == 1 {
+					return f.Values[0]
+				}
+			}
+		}
+	}
+	return "node"
 }
 
 func (k Kubelet) stop(ctx context.Context, pod *corev1.Pod) error {
