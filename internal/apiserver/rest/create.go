@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/cache"
+	"github.com/proa-dev/proa/internal/apiserver/rest/managed"
 	"github.com/proa-dev/proa/internal/store"
 )
 
@@ -32,13 +34,11 @@ func generateName(prefix string) string {
 }
 
 func (s *storage) Create(ctx context.Context, namespace string, body runtime.Object, opts metav1.CreateOptions) (*cache.Entry, error) {
-	return s.create(ctx, namespace, body, opts, func(obj api.Object) error {
-		return s.managers.update(s, nil, obj, fieldManager(ctx, opts.FieldManager), "")
-	})
+	return s.create(ctx, namespace, body, opts, track)
 }
 
-// create is Create with what records the managed fields (it runs after admission).
-func (s *storage) create(ctx context.Context, namespace string, body runtime.Object, opts metav1.CreateOptions, manage func(api.Object) error) (*cache.Entry, error) {
+// create is Create with what becomes of the owners.
+func (s *storage) create(ctx context.Context, namespace string, body runtime.Object, opts metav1.CreateOptions, own owners) (*cache.Entry, error) {
 	obj, err := s.object(body)
 	if err != nil {
 		return nil, err
@@ -57,19 +57,19 @@ func (s *storage) create(ctx context.Context, namespace string, body runtime.Obj
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	if obj.GetName() != "" || obj.GetGenerateName() == "" {
-		return s.createNamed(ctx, obj, opts, manage)
+		return s.createNamed(ctx, obj, opts, own)
 	}
 	for attempt := 1; ; attempt++ {
 		o := obj.DeepCopyObject().(api.Object)
 		o.SetName(generateName(obj.GetGenerateName()))
-		e, err := s.createNamed(ctx, o, opts, manage)
+		e, err := s.createNamed(ctx, o, opts, own)
 		if attempt == nameAttempts || !apierrors.IsAlreadyExists(err) {
 			return e, err
 		}
 	}
 }
 
-func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.CreateOptions, manage func(api.Object) error) (*cache.Entry, error) {
+func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.CreateOptions, own owners) (*cache.Entry, error) {
 	res := s.res
 	dry := dryRun(opts.DryRun)
 	obj.SetUID(s.reg.cfg.NewUID())
@@ -81,18 +81,20 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 	if res.SpecChanged != nil {
 		obj.SetGeneration(1)
 	}
+	s.defaults(obj)
+	if own == track {
+		s.track(ctx, nil, obj, opts.FieldManager, "")
+	}
 	s.prepareCreate(obj)
 	attrs := &Attributes{
 		Verb: Create, Resource: res, Namespace: obj.GetNamespace(), Name: obj.GetName(),
 		Object: obj, User: UserFrom(ctx), DryRun: dry, Options: &opts,
 	}
-	if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
-		return nil, err
-	}
-	obj, err := s.object(attrs.Object)
+	obj, err := s.admit(ctx, attrs, obj)
 	if err != nil {
 		return nil, err
 	}
+	s.defaults(obj)
 	s.prepareCreate(obj) // what admission put in is defaulted, and what follows from it is computed again
 
 	errs := validation.ValidateObjectMetaAccessor(obj, res.Namespaced, s.validateName, field.NewPath("metadata"))
@@ -107,9 +109,6 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 	if err := s.reg.cfg.Admission.Validate(ctx, attrs); err != nil {
 		return nil, err
 	}
-	if err := manage(obj); err != nil {
-		return nil, err
-	}
 	name := obj.GetName()
 	key := s.cache.Key(obj.GetNamespace(), name)
 	if dry {
@@ -118,11 +117,11 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 		}
 		return s.unwritten(obj, 0), nil
 	}
-	obj, value, err := s.encode(obj)
+	stored, value, err := s.encode(obj)
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.write(ctx, key, value, obj, func() (int64, error) {
+	e, err := s.put(ctx, key, obj, stored, value, own, func(value []byte) (int64, error) {
 		return s.reg.cfg.Store.Create(ctx, key, value)
 	})
 	if _, conflict := errors.AsType[*store.ConflictError](err); conflict {
@@ -134,11 +133,35 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 	return e, nil
 }
 
-// prepareCreate defaults a new object and takes out what its client may not say.
-func (s *storage) prepareCreate(obj api.Object) {
+func (s *storage) defaults(obj api.Object) {
 	if s.res.Default != nil {
 		s.res.Default(obj)
 	}
+}
+
+// admit asks admission, which may change obj, and returns what it became.
+func (s *storage) admit(ctx context.Context, attrs *Attributes, obj api.Object) (api.Object, error) {
+	before := obj.GetManagedFields()
+	if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
+		return nil, err
+	}
+	obj, err := s.object(attrs.Object)
+	if err != nil {
+		return nil, err
+	}
+	after := obj.GetManagedFields()
+	if len(after) == len(before) && (len(after) == 0 || &after[0] == &before[0]) {
+		return obj, nil // as nearly always
+	}
+	if _, err := managed.Clean(after); err != nil {
+		obj.SetManagedFields(before)
+		Warn(ctx, fmt.Sprintf(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: %v", err))
+	}
+	return obj, nil
+}
+
+// prepareCreate takes out of a new object what its client may not say.
+func (s *storage) prepareCreate(obj api.Object) {
 	// A node is registered with its status (capacity, addresses) in one request.
 	if s.res.CopyStatus != nil && s.gr != nodesGR {
 		s.res.CopyStatus(obj, s.empty())

@@ -1,12 +1,12 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,6 +22,9 @@ import (
 const maxPatchOperations = 10000
 
 func (s *storage) Patch(ctx context.Context, namespace, name, subresource string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (*cache.Entry, bool, error) {
+	if kind == types.ApplyYAMLPatchType {
+		return s.apply(ctx, namespace, name, subresource, data, opts)
+	}
 	patch, err := newPatch(kind, data)
 	if err != nil {
 		return nil, false, err
@@ -30,6 +33,9 @@ func (s *storage) Patch(ctx context.Context, namespace, name, subresource string
 		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager, FieldValidation: opts.FieldValidation}}}
 	req.change = func(ctx context.Context, old api.Object) (api.Object, error) {
 		old.GetObjectKind().SetGroupVersionKind(s.res.GVK)
+		if !patch.writesOwners() {
+			old.SetManagedFields(nil) // the longest part of many objects; nil means: as they are
+		}
 		fresh := s.res.New()
 		if err := patch.apply(ctx, old, fresh, opts.FieldValidation); err != nil {
 			return nil, err
@@ -62,13 +68,27 @@ func newPatch(kind types.PatchType, data []byte) (*patch, error) {
 		if !json.Valid(data) {
 			return nil, apierrors.NewBadRequest("error decoding patch: invalid JSON")
 		}
-	case types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
-		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 415, Reason: metav1.StatusReasonUnsupportedMediaType,
-			Message: "server-side apply is not supported by this server: use client-side apply"}}
 	default:
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("unknown patch type %q", kind))
 	}
 	return p, nil
+}
+
+// writesOwners reports whether the patch may read or write metadata.managedFields.
+func (p *patch) writesOwners() bool {
+	if bytes.Contains(p.data, []byte("managedFields")) || bytes.Contains(p.data, []byte(`\u`)) {
+		return true
+	}
+	for _, op := range p.ops {
+		path, err := op.Path()
+		from, _ := op.From()
+		for _, pointer := range []string{path, from} {
+			if err != nil || pointer == "/metadata" || pointer == "" && (pointer == path || op.Kind() == "move" || op.Kind() == "copy") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // apply patches old and decodes the result into fresh.
@@ -107,65 +127,4 @@ func (p *patch) apply(ctx context.Context, old, fresh runtime.Object, fieldValid
 		}
 	}
 	return nil
-}
-
-func (s *storage) GetScale(ctx context.Context, namespace, name string) (*autoscalingv1.Scale, error) {
-	if s.res.Scale == nil {
-		return nil, apierrors.NewNotFound(s.gr, name)
-	}
-	e, err := s.Get(ctx, namespace, name, metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	return s.scaleOf(e.Object()), nil
-}
-
-func (s *storage) scaleOf(obj api.Object) *autoscalingv1.Scale {
-	spec, status, selector := s.res.Scale.Get(obj)
-	return &autoscalingv1.Scale{
-		TypeMeta: metav1.TypeMeta{APIVersion: autoscalingv1.SchemeGroupVersion.String(), Kind: "Scale"},
-		ObjectMeta: metav1.ObjectMeta{Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
-			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp()},
-		Spec:   autoscalingv1.ScaleSpec{Replicas: spec},
-		Status: autoscalingv1.ScaleStatus{Replicas: status, Selector: selector},
-	}
-}
-
-func (s *storage) UpdateScale(ctx context.Context, namespace, name string, change func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error), opts UpdateOptions) (*autoscalingv1.Scale, error) {
-	if s.res.Scale == nil {
-		return nil, apierrors.NewNotFound(s.gr, name)
-	}
-	e, _, err := s.update(ctx, &updateRequest{namespace: namespace, name: name, subresource: "scale", opts: opts,
-		change: func(_ context.Context, old api.Object) (api.Object, error) {
-			scale, err := change(s.scaleOf(old))
-			if err != nil {
-				return nil, err
-			}
-			if scale.Spec.Replicas < 0 {
-				return nil, apierrors.NewInvalid(autoscalingv1.SchemeGroupVersion.WithKind("Scale").GroupKind(), name, negative(scale.Spec.Replicas))
-			}
-			if scale.UID != "" && scale.UID != old.GetUID() {
-				return nil, s.uidConflict(name, string(scale.UID), string(old.GetUID()))
-			}
-			if rv := scale.ResourceVersion; rv != "" && rv != old.GetResourceVersion() {
-				return nil, s.conflict(name, staleMessage)
-			}
-			s.res.Scale.Set(old, scale.Spec.Replicas)
-			return old, nil
-		}})
-	if err != nil {
-		return nil, err
-	}
-	return s.scaleOf(e.Object()), nil
-}
-
-func (s *storage) PatchScale(ctx context.Context, namespace, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (*autoscalingv1.Scale, error) {
-	p, err := newPatch(kind, data)
-	if err != nil {
-		return nil, err
-	}
-	return s.UpdateScale(ctx, namespace, name, func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-		fresh := &autoscalingv1.Scale{}
-		return fresh, p.apply(ctx, old, fresh, opts.FieldValidation)
-	}, UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager}})
 }

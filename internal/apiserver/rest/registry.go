@@ -13,10 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/cache"
+	"github.com/proa-dev/proa/internal/apiserver/rest/managed"
 	"github.com/proa-dev/proa/internal/store"
 )
 
@@ -33,6 +35,9 @@ type Config struct {
 	CompactEvery time.Duration
 	// EventTTL is how long core Events live (0: one hour).
 	EventTTL time.Duration
+	// Types returns how the fields of a custom resource are owned. Nil, and for
+	// resources of which it returns nil: maps field by field, lists as a whole.
+	Types func(res *api.Resource) managedfields.TypeConverter
 
 	Now    func() time.Time // nil: time.Now
 	NewUID func() types.UID // nil: random
@@ -43,7 +48,7 @@ type Registry struct {
 	cfg    Config
 	set    *cache.Set
 	log    *slog.Logger
-	fields *fieldTracker
+	kinds  *managed.Kinds
 	events *eventExpiry
 
 	mu       sync.RWMutex
@@ -73,8 +78,8 @@ func New(cfg Config) (*Registry, error) {
 		log:      cfg.Logger,
 		set:      cache.NewSet(cache.Options{Store: cfg.Store, Logger: cfg.Logger, Shared: cfg.Shared, CompactEvery: cfg.CompactEvery}),
 		storages: map[schema.GroupVersionResource]*storage{},
+		kinds:    managed.NewKinds(),
 	}
-	r.fields = newFieldTracker(r)
 	for _, views := range []bool{false, true} {
 		for _, res := range cfg.Resources {
 			if !stored(res) || isView(res) != views {

@@ -34,7 +34,7 @@ type storage struct {
 
 	indexField string // field label that the cache's index answers
 
-	managers managers // see managed.go
+	ownership ownership // see managed.go
 }
 
 var (
@@ -226,6 +226,21 @@ func dryRun(options []string) bool { return len(options) > 0 }
 func (s *storage) unwritten(obj api.Object, revision int64) *cache.Entry {
 	obj.SetResourceVersion(cache.FormatRevision(revision))
 	return cache.NewEntry(s.cache.Key(obj.GetNamespace(), obj.GetName()), revision, obj, s.codec)
+}
+
+// put stores obj, encoded as stored and value, with write (which gets the bytes).
+// What is too large because of its owners is stored without them, unless an
+// apply asks to become one.
+func (s *storage) put(ctx context.Context, key string, obj, stored api.Object, value []byte, own owners, write func(value []byte) (int64, error)) (*cache.Entry, error) {
+	e, err := s.write(ctx, key, value, stored, func() (int64, error) { return write(value) })
+	if own == merged || !errors.Is(err, store.ErrTooLarge) || len(obj.GetManagedFields()) == 0 {
+		return e, err
+	}
+	obj.SetManagedFields(nil)
+	if stored, value, err = s.encode(obj); err != nil {
+		return nil, err
+	}
+	return s.write(ctx, key, value, stored, func() (int64, error) { return write(value) })
 }
 
 // write stores obj with put (which gets the bytes) and returns its entry when the

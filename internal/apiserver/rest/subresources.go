@@ -54,7 +54,7 @@ func (s *storage) bind(ctx context.Context, namespace, name string, b *corev1.Bi
 	if len(errs) > 0 {
 		return nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), b.Name, errs)
 	}
-	req := &updateRequest{namespace: namespace, name: name, subresource: "binding",
+	req := &updateRequest{namespace: namespace, name: name, subresource: "binding", owners: keep,
 		opts:     UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager}},
 		project:  func(obj, _ api.Object) (api.Object, error) { return obj, nil },
 		validate: func(api.Object, api.Object) field.ErrorList { return nil },
@@ -140,7 +140,7 @@ func (s *storage) evict(ctx context.Context, namespace, name string, e *policyv1
 
 // targeted writes into a pod's status why it is about to be deleted (KEP-3329).
 func (s *storage) targeted(ctx context.Context, pod *corev1.Pod, del metav1.DeleteOptions) error {
-	_, _, err := s.update(ctx, &updateRequest{namespace: pod.Namespace, name: pod.Name, subresource: "status",
+	_, _, err := s.update(ctx, &updateRequest{namespace: pod.Namespace, name: pod.Name, subresource: "status", owners: keep,
 		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: del.DryRun}},
 		change: func(_ context.Context, old api.Object) (api.Object, error) {
 			p := old.(*corev1.Pod)
@@ -195,7 +195,7 @@ func (s *storage) spend(ctx context.Context, pod *corev1.Pod, dry bool) error {
 	if !podReady(pod) && freeWhenUnhealthy(covers[0]) {
 		return nil
 	}
-	_, _, err = budgets.update(ctx, &updateRequest{namespace: pod.Namespace, name: name, subresource: "status",
+	_, _, err = budgets.update(ctx, &updateRequest{namespace: pod.Namespace, name: name, subresource: "status", owners: keep,
 		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: dryOption(dry)}},
 		change: func(_ context.Context, old api.Object) (api.Object, error) {
 			b := old.(*policyv1.PodDisruptionBudget)

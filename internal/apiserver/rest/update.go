@@ -16,6 +16,7 @@ import (
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/cache"
+	"github.com/proa-dev/proa/internal/apiserver/rest/managed"
 	"github.com/proa-dev/proa/internal/store"
 )
 
@@ -29,8 +30,7 @@ type updateRequest struct {
 	change                       Change
 	opts                         UpdateOptions
 	admitOptions                 runtime.Object // what admission is shown; nil: opts
-	// manage records the managed fields; nil: as a plain update of opts.FieldManager.
-	manage func(obj, old api.Object) error
+	owners                       owners
 	// create creates an object that does not exist; nil: NotFound.
 	create func() (*cache.Entry, error)
 	// project makes of what change returned the object to write; nil: by subresource.
@@ -176,25 +176,9 @@ func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache
 		return nil, err
 	}
 
-	sameFields := inheritManagedFields(obj, old, req.subresource != "")
 	dry := dryRun(req.opts.DryRun)
 	key := cur.Key
 	deletes := deletedByUpdate(obj, old)
-	if !deletes && sameFields && req.manage == nil {
-		// What writes nothing new is not written; the manager's time stays too.
-		if _, value, err := s.encode(obj); err == nil && bytes.Equal(value, cur.Stored()) {
-			return seen, nil
-		}
-	}
-	manage := req.manage
-	if manage == nil {
-		manage = func(obj, old api.Object) error {
-			return s.managers.update(s, old, obj, fieldManager(ctx, req.opts.FieldManager), req.subresource)
-		}
-	}
-	if err := manage(obj, old); err != nil {
-		return nil, err
-	}
 	if deletes {
 		if dry {
 			return s.unwritten(obj, cur.Revision), nil
@@ -205,20 +189,17 @@ func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache
 		}
 		return s.remove(ctx, cur, stored)
 	}
-	if req.manage != nil {
-		keepTimes(obj, old)
-	}
 	stored, value, err := s.encode(obj)
 	if err != nil {
 		return nil, err
 	}
-	if bytes.Equal(value, cur.Stored()) {
+	if s.same(obj, old, value, cur.Stored()) {
 		return seen, nil
 	}
 	if dry {
 		return s.unwritten(obj, cur.Revision), nil
 	}
-	e, err := s.write(ctx, key, value, stored, func() (int64, error) {
+	e, err := s.put(ctx, key, obj, stored, value, req.owners, func(value []byte) (int64, error) {
 		return s.reg.cfg.Store.Update(ctx, key, value, cur.Revision)
 	})
 	if err != nil {
@@ -228,6 +209,24 @@ func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache
 		return nil, s.storeError(err, req.name)
 	}
 	return e, nil
+}
+
+// same reports whether writing obj, which is value when it is encoded, would
+// write nothing new. Who did what was done before is not given a new time for it.
+func (s *storage) same(obj, old api.Object, value, before []byte) bool {
+	now, was := obj.GetManagedFields(), old.GetManagedFields()
+	switch {
+	case bytes.Equal(value, before):
+		return true
+	case !managed.SameButTimes(now, was), managed.Same(now, was):
+		return false
+	case len(value) != len(before) && managed.AllTimed(was):
+		return false // times alone are equally long
+	}
+	obj.SetManagedFields(was)
+	_, value, err := s.encode(obj)
+	obj.SetManagedFields(now)
+	return err == nil && bytes.Equal(value, before)
 }
 
 // checkIdentity refuses an update of another object, or of another state, than the client saw.
@@ -267,7 +266,15 @@ func (s *storage) checkIdentity(obj, old api.Object, req *updateRequest) error {
 
 // admitUpdate takes the client's object through projection, defaulting, admission and validation.
 func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, obj, old api.Object) (api.Object, error) {
-	obj, err := s.prepareUpdate(req, obj, old)
+	own := func(obj api.Object) {
+		switch req.owners {
+		case track:
+			s.track(ctx, old, obj, req.opts.FieldManager, req.subresource)
+		case keep:
+			obj.SetManagedFields(old.GetManagedFields())
+		}
+	}
+	obj, err := s.prepareUpdate(req, obj, old, own)
 	if err != nil {
 		return nil, err
 	}
@@ -279,13 +286,10 @@ func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, obj, old 
 		Verb: Update, Resource: s.res, Subresource: req.subresource, Namespace: req.namespace, Name: req.name,
 		Object: obj, Old: old, User: UserFrom(ctx), DryRun: dryRun(req.opts.DryRun), Options: options,
 	}
-	if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
+	if obj, err = s.admit(ctx, attrs, obj); err != nil {
 		return nil, err
 	}
-	if obj, err = s.object(attrs.Object); err != nil {
-		return nil, err
-	}
-	if obj, err = s.prepareUpdate(req, obj, old); err != nil { // admission may not do more than a client
+	if obj, err = s.prepareUpdate(req, obj, old, nil); err != nil { // admission may not do more than a client
 		return nil, err
 	}
 	if err := s.invalid(req.name, s.validateUpdate(req, obj, old)); err != nil {
@@ -299,8 +303,9 @@ func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, obj, old 
 	return obj, nil
 }
 
-// prepareUpdate returns obj with everything from old that this update may not change.
-func (s *storage) prepareUpdate(req *updateRequest, obj, old api.Object) (api.Object, error) {
+// prepareUpdate returns obj with everything from old that this update may not
+// change. own (nil: nothing) is called to record who owns what the client wants.
+func (s *storage) prepareUpdate(req *updateRequest, obj, old api.Object, own func(api.Object)) (api.Object, error) {
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
 	if obj.GetCreationTimestamp().Time.IsZero() {
@@ -313,8 +318,12 @@ func (s *storage) prepareUpdate(req *updateRequest, obj, old api.Object) (api.Ob
 	if obj.GetGenerateName() == "" {
 		obj.SetGenerateName(old.GetGenerateName())
 	}
-	if s.res.Default != nil {
-		s.res.Default(obj)
+	s.defaults(obj)
+	// Of the object and its status it is known what a write cannot change; of the
+	// other subresources the projection shows it.
+	if own != nil && (req.subresource == "" || req.subresource == "status" || req.owners != track) {
+		own(obj)
+		own = nil
 	}
 	project := req.project
 	if project == nil {
@@ -343,7 +352,11 @@ func (s *storage) prepareUpdate(req *updateRequest, obj, old api.Object) (api.Ob
 		if err != nil {
 			return nil, err
 		}
+		projected.SetManagedFields(obj.GetManagedFields())
 		obj = projected
+	}
+	if own != nil {
+		own(obj)
 	}
 	if s.res.SpecChanged != nil && s.res.SpecChanged(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)

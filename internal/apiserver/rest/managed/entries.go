@@ -2,6 +2,7 @@ package managed
 
 import (
 	"fmt"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -57,7 +58,7 @@ func Clean(entries []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, er
 		if err != nil {
 			return nil, fmt.Errorf("managed fields of %q: %w", e.Manager, err)
 		}
-		if _, err := parse(text); err != nil {
+		if _, err := parse(&comparer{}, text); err != nil {
 			return nil, fmt.Errorf("managed fields of %q: %w", e.Manager, err)
 		}
 		e.FieldsV1 = metav1.NewFieldsV1(text)
@@ -113,8 +114,18 @@ func SameButTimes(a, b []metav1.ManagedFieldsEntry) bool {
 	return true
 }
 
-// SetTimes gives the entries that are new or have a new time since before the
-// time now, as the server counts it.
+// AllTimed reports whether every entry has a time.
+func AllTimed(entries []metav1.ManagedFieldsEntry) bool {
+	for i := range entries {
+		if entries[i].Time == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// SetTimes gives the entries that are new since before, or have another time than
+// before, the time now: the server's clock in the form in which it is stored.
 func SetTimes(entries, before []metav1.ManagedFieldsEntry, now metav1.Time) {
 	for i := range entries {
 		e := &entries[i]
@@ -124,9 +135,10 @@ func SetTimes(entries, before []metav1.ManagedFieldsEntry, now metav1.Time) {
 				was = true
 			}
 		}
-		if !was && e.Time != nil {
+		if !was {
 			t := now
 			e.Time = &t
 		}
 	}
+	slices.SortStableFunc(entries, compareEntries)
 }

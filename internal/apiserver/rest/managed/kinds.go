@@ -14,13 +14,14 @@ type Kinds struct {
 	mu        sync.Mutex
 	defs      definitions
 	plans     map[planKey]*plan
+	whole     map[reflect.Type]*equality
 	kinds     map[reflect.Type]*Kind
 	comparers sync.Pool
 }
 
 // NewKinds returns Kinds that have read nothing yet.
 func NewKinds() *Kinds {
-	return &Kinds{plans: map[planKey]*plan{}, kinds: map[reflect.Type]*Kind{}}
+	return &Kinds{plans: map[planKey]*plan{}, whole: map[reflect.Type]*equality{}, kinds: map[reflect.Type]*Kind{}}
 }
 
 // Kind compares objects of one Go type.
@@ -62,7 +63,7 @@ func (k *Kinds) kind(obj runtime.Object, t reflect.Type) (*Kind, error) {
 	if def, err := k.defs.find(name); def == nil {
 		return nil, err
 	}
-	c := compiler{defs: &k.defs, plans: k.plans}
+	c := compiler{defs: &k.defs, plans: k.plans, whole: k.whole}
 	p, err := c.compile(t.Elem(), Ref{Name: name})
 	if err != nil {
 		return nil, err

@@ -212,7 +212,7 @@ func (w *listWalk) sameItems(l, r []int) bool {
 		return false
 	}
 	for i := range l {
-		if !sameDeep(w.l.v.Index(l[i]), w.r.v.Index(r[i])) {
+		if !sameJSON(w.l.v.Index(l[i]).Addr().Interface(), w.r.v.Index(r[i]).Addr().Interface()) {
 			return false
 		}
 	}

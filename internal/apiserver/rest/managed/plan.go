@@ -58,6 +58,7 @@ type listKey struct {
 type compiler struct {
 	defs  *definitions
 	plans map[planKey]*plan
+	whole map[reflect.Type]*equality
 }
 
 type planKey struct {
@@ -121,7 +122,7 @@ func (c *compiler) fill(p *plan, t reflect.Type, r Ref) error {
 			if !scalar(t.Elem().Kind()) || marshals(t.Elem()) {
 				return fmt.Errorf("%s: the items of a set are no scalars", t)
 			}
-			p.elem = &plan{same: sameValues(t.Elem())}
+			p.elem = &plan{same: sameScalars(t.Elem())}
 			return nil
 		}
 		p.shape = lists
@@ -130,7 +131,14 @@ func (c *compiler) fill(p *plan, t reflect.Type, r Ref) error {
 		}
 		return c.listKeys(p, t.Elem(), def.List)
 	}
-	p.same = sameValues(t)
+	p.same = sameScalars(t)
+	if p.same == nil {
+		e, err := c.equality(t)
+		if err != nil {
+			return err
+		}
+		p.same = e.equal
+	}
 	return nil
 }
 

@@ -13,8 +13,8 @@ import (
 // Equality is that of the JSON that values have: what is left out there, and
 // what has two forms in Go and one in JSON, makes no difference.
 
-// sameValues returns the equality of values that are owned as a whole.
-func sameValues(t reflect.Type) func(a, b reflect.Value) bool {
+// sameScalars returns the equality of scalars, nil for other types.
+func sameScalars(t reflect.Type) func(a, b reflect.Value) bool {
 	switch k := t.Kind(); {
 	case k == reflect.String:
 		return func(a, b reflect.Value) bool { return a.String() == b.String() }
@@ -29,25 +29,99 @@ func sameValues(t reflect.Type) func(a, b reflect.Value) bool {
 	case k == reflect.Slice && t.Elem().Kind() == reflect.Uint8:
 		return func(a, b reflect.Value) bool { return a.IsNil() == b.IsNil() && bytes.Equal(a.Bytes(), b.Bytes()) }
 	}
-	return sameDeep
+	return nil
 }
 
-// sameDeep compares structs, lists and maps that are owned as a whole. Most are
-// equal in Go; the others are compared as JSON.
-func sameDeep(a, b reflect.Value) bool {
-	if k := a.Kind(); k == reflect.Slice || k == reflect.Map {
-		if a.Len() != b.Len() || a.IsNil() != b.IsNil() {
+// equality is that of a struct, list or map which is owned as a whole.
+type equality struct {
+	kind   reflect.Kind
+	same   func(a, b reflect.Value) bool // set: decides
+	fields []equalField
+	elem   *equality
+}
+
+type equalField struct {
+	field planField
+	as    *equality
+}
+
+func (c *compiler) equality(t reflect.Type) (*equality, error) {
+	if e, ok := c.whole[t]; ok {
+		return e, nil
+	}
+	e := &equality{kind: t.Kind()}
+	c.whole[t] = e // before what is inside, which may be of the same type
+	if marshals(t) && t.Kind() != reflect.Pointer {
+		e.same = sameMarshaled
+		return e, nil
+	}
+	if e.same = sameScalars(t); e.same != nil {
+		return e, nil
+	}
+	var err error
+	switch e.kind {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		e.elem, err = c.equality(t.Elem())
+	case reflect.Struct:
+		err = eachField(t, nil, func(f planField, ft reflect.Type) error {
+			as, err := c.equality(ft)
+			e.fields = append(e.fields, equalField{f, as})
+			return err
+		})
+	default:
+		e.same = sameMarshaled
+	}
+	return e, err
+}
+
+func (e *equality) equal(a, b reflect.Value) bool {
+	if e.same != nil {
+		return e.same(a, b)
+	}
+	if e.kind != reflect.Struct {
+		if a.IsNil() || b.IsNil() {
+			return a.IsNil() == b.IsNil()
+		}
+	}
+	switch e.kind {
+	case reflect.Pointer:
+		return a.UnsafePointer() == b.UnsafePointer() || e.elem.equal(a.Elem(), b.Elem())
+	case reflect.Slice:
+		if a.Len() != b.Len() {
 			return false
 		}
-		if a.Len() == 0 {
-			return true
+		for i := range a.Len() {
+			if !e.elem.equal(a.Index(i), b.Index(i)) {
+				return false
+			}
+		}
+	case reflect.Map:
+		if a.Len() != b.Len() {
+			return false
+		}
+		for it := a.MapRange(); it.Next(); {
+			if other := b.MapIndex(it.Key()); !other.IsValid() || !e.elem.equal(it.Value(), other) {
+				return false
+			}
+		}
+	case reflect.Struct:
+		for i := range e.fields {
+			f := &e.fields[i]
+			x, y := f.field.of(a), f.field.of(b)
+			if f.field.omit != nil {
+				if left, right := f.field.omit(x), f.field.omit(y); left || right {
+					if left != right {
+						return false
+					}
+					continue
+				}
+			}
+			if !f.as.equal(x, y) {
+				return false
+			}
 		}
 	}
-	a, b = addressable(a), addressable(b)
-	if deepEqual(a, b) {
-		return true
-	}
-	return sameJSON(a.Addr().Interface(), b.Addr().Interface())
+	return true
 }
 
 func sameJSON(a, b any) bool {
@@ -57,61 +131,6 @@ func sameJSON(a, b any) bool {
 	}
 	jb, err := json.Marshal(b)
 	return err == nil && bytes.Equal(ja, jb)
-}
-
-// deepEqual is reflect.DeepEqual for trees of the API's types, without garbage.
-// It may say no of what is equal in JSON.
-func deepEqual(a, b reflect.Value) bool {
-	switch a.Kind() {
-	case reflect.Pointer:
-		if a.UnsafePointer() == b.UnsafePointer() || a.IsNil() || b.IsNil() {
-			return a.UnsafePointer() == b.UnsafePointer()
-		}
-		return deepEqual(a.Elem(), b.Elem())
-	case reflect.Struct:
-		for i := range a.NumField() {
-			if !deepEqual(a.Field(i), b.Field(i)) {
-				return false
-			}
-		}
-		return true
-	case reflect.Slice:
-		if a.Len() != b.Len() || a.IsNil() != b.IsNil() {
-			return false
-		}
-		for i := range a.Len() {
-			if !deepEqual(a.Index(i), b.Index(i)) {
-				return false
-			}
-		}
-		return true
-	case reflect.Map:
-		if a.Len() != b.Len() || a.IsNil() != b.IsNil() {
-			return false
-		}
-		for it := a.MapRange(); it.Next(); {
-			other := b.MapIndex(it.Key())
-			if !other.IsValid() || !deepEqual(it.Value(), other) {
-				return false
-			}
-		}
-		return true
-	case reflect.String:
-		return a.String() == b.String()
-	case reflect.Bool:
-		return a.Bool() == b.Bool()
-	case reflect.Float32, reflect.Float64:
-		return a.Float() == b.Float()
-	case reflect.Interface:
-		return a.IsNil() && b.IsNil()
-	}
-	switch {
-	case a.CanInt():
-		return a.Int() == b.Int()
-	case a.CanUint():
-		return a.Uint() == b.Uint()
-	}
-	return false
 }
 
 // sameMarshaled is the equality of types that write their own JSON.

@@ -3,9 +3,10 @@ package managed
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"unsafe"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
@@ -31,28 +32,28 @@ const maxDepth = 256
 var errSyntax = errors.New("this is no set of fields")
 
 // parse reads fieldsV1 in the form in which it is written here and by
-// Kubernetes: no spaces, elements with canonical escapes.
-func parse(text string) (node, error) {
+// Kubernetes: no spaces, elements with canonical escapes. What it returns uses
+// text, and memory of c.
+func parse(c *comparer, text string) (node, error) {
 	if text == "" {
 		return node{}, nil
 	}
-	p := parser{text: text}
-	var root node
-	if err := p.object(&root, 0); err != nil {
+	p := parser{c: c, text: text}
+	defer func() { c.stack = c.stack[:0] }()
+	_, kids, err := p.object(0)
+	if err != nil {
 		return node{}, err
 	}
 	if p.at != len(p.text) {
 		return node{}, errSyntax
 	}
-	root.marks = 0
-	return root, nil
+	return node{kids: kids}, nil
 }
 
 type parser struct {
+	c    *comparer
 	text string
 	at   int
-	// stack holds the finished children of the objects that are open.
-	stack []node
 }
 
 func (p *parser) take(c byte) bool {
@@ -63,66 +64,62 @@ func (p *parser) take(c byte) bool {
 	return false
 }
 
-// object reads the children of n.
-func (p *parser) object(n *node, depth int) error {
+// object reads what is below a node, and whether the node itself is a member.
+func (p *parser) object(depth int) (m marks, kids []node, err error) {
 	if depth > maxDepth || !p.take('{') {
-		return errSyntax
+		return 0, nil, errSyntax
 	}
 	if p.take('}') {
-		n.marks = member
-		return nil
+		return member, nil, nil
 	}
-	from, sorted := len(p.stack), true
+	c := p.c
+	from, sorted := len(c.stack), true
 	for {
 		key, err := p.key()
 		if err != nil {
-			return err
+			return 0, nil, err
 		}
 		if !p.take(':') {
-			return errSyntax
+			return 0, nil, errSyntax
 		}
 		if key == "." {
 			if !p.take('{') || !p.take('}') {
-				return errSyntax
+				return 0, nil, errSyntax
 			}
-			n.marks = member
+			m = member
 		} else {
 			if len(key) < 2 || key[1] != ':' || (key[0] != 'f' && key[0] != 'k' && key[0] != 'v' && key[0] != 'i') {
-				return errSyntax
+				return 0, nil, errSyntax
 			}
-			child := node{key: key}
-			if err := p.object(&child, depth+1); err != nil {
-				return err
+			childMarks, childKids, err := p.object(depth + 1)
+			if err != nil {
+				return 0, nil, err
 			}
-			if len(p.stack) > from && compareKeys(p.stack[len(p.stack)-1].key, key) >= 0 {
+			if n := len(c.stack); n > from && compareKeys(c.stack[n-1].key, key) >= 0 {
 				sorted = false
 			}
-			p.stack = append(p.stack, child)
+			c.stack = append(c.stack, node{key: key, marks: childMarks, kids: childKids})
 		}
 		if p.take(',') {
 			continue
 		}
 		if !p.take('}') {
-			return errSyntax
+			return 0, nil, errSyntax
 		}
 		break
 	}
-	kids := p.stack[from:]
+	kids = c.close(from, sorted)
 	if !sorted {
-		slices.SortStableFunc(kids, func(a, b node) int { return compareKeys(a.key, b.key) })
 		for i := 1; i < len(kids); i++ {
 			if kids[i].key == kids[i-1].key {
-				return errSyntax
+				return 0, nil, errSyntax
 			}
 		}
 	}
-	if len(kids) > 0 {
-		n.kids = slices.Clone(kids)
-	} else {
-		n.marks = member
+	if kids == nil {
+		m = member
 	}
-	p.stack = p.stack[:from]
-	return nil
+	return m, kids, nil
 }
 
 // key reads a string and returns what stands between its quotes.
@@ -256,6 +253,12 @@ func union(a, b *node) (node, bool) {
 }
 
 func (n *node) empty() bool { return n.marks == 0 && len(n.kids) == 0 }
+
+// textOf returns a set without copying it: sets are replaced, never written to.
+func textOf(f *metav1.FieldsV1) string {
+	b := f.GetRawBytes()
+	return unsafe.String(unsafe.SliceData(b), len(b))
+}
 
 // canonical reads fieldsV1 of any origin and returns it as Kubernetes writes it.
 func canonical(text string) (string, error) {

@@ -33,7 +33,7 @@ func FuzzFieldsV1(f *testing.F) {
 		entry := func(text string) metav1.ManagedFieldsEntry {
 			return metav1.ManagedFieldsEntry{Manager: "m", Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(text)}
 		}
-		_, _ = parse(a) // never panics
+		_, _ = parse(&comparer{}, a) // never panics
 		theirs, ok := read(t, a)
 		clean, err := Clean([]metav1.ManagedFieldsEntry{entry(a)})
 		if err != nil {
@@ -47,7 +47,7 @@ func FuzzFieldsV1(f *testing.F) {
 		if !ok {
 			t.Fatalf("%q is taken, which Kubernetes refuses", a)
 		}
-		set, err := parse(clean[0].FieldsV1.GetRawString())
+		set, err := parse(&comparer{}, clean[0].FieldsV1.GetRawString())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func FuzzFieldsV1(f *testing.F) {
 		if err != nil {
 			return
 		}
-		set2, err := parse(other[0].FieldsV1.GetRawString())
+		set2, err := parse(&comparer{}, other[0].FieldsV1.GetRawString())
 		if err != nil {
 			t.Fatal(err)
 		}

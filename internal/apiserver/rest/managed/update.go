@@ -35,8 +35,8 @@ func (u *Update) Apply(entries []metav1.ManagedFieldsEntry, changed *Comparison)
 		return entries, nil
 	}
 	out := make([]metav1.ManagedFieldsEntry, 0, len(entries)+1)
-	same := true
-	others := map[string]*Comparison{}
+	same, memory := true, changed.c
+	var others map[string]*Comparison
 	defer func() {
 		for _, c := range others {
 			if c != nil {
@@ -55,15 +55,18 @@ func (u *Update) Apply(entries []metav1.ManagedFieldsEntry, changed *Comparison)
 				if c, err = u.Compare(e.APIVersion); err != nil {
 					return nil, err
 				}
+				if others == nil {
+					others = map[string]*Comparison{}
+				}
 				others[e.APIVersion] = c
 			}
 		}
 		own := u.is(e)
-		left, changed, err := release(e, c, own)
+		left, less, err := release(memory, e, c, own)
 		if err != nil {
 			return nil, err
 		}
-		same = same && !changed
+		same = same && !less
 		if left == nil {
 			continue
 		}
@@ -88,7 +91,7 @@ func (u *Update) Apply(entries []metav1.ManagedFieldsEntry, changed *Comparison)
 	if same && slices.IsSortedFunc(entries, compareEntries) {
 		return entries, nil
 	}
-	out, err := limit(out)
+	out, err := limit(memory, out)
 	if err != nil {
 		return nil, err
 	}
@@ -128,18 +131,18 @@ func (n *node) has(m marks) bool {
 // release returns e less what has changed (nil: nothing is left, or changed is
 // nil), and whether that is less. An own entry keeps what the same write takes
 // again, which would be added back.
-func release(e *metav1.ManagedFieldsEntry, changed *Comparison, own bool) (*metav1.ManagedFieldsEntry, bool, error) {
+func release(memory *comparer, e *metav1.ManagedFieldsEntry, changed *Comparison, own bool) (*metav1.ManagedFieldsEntry, bool, error) {
 	if changed == nil {
 		return nil, true, nil
 	}
-	text := e.FieldsV1.GetRawString()
+	text := textOf(e.FieldsV1)
 	if text == "" || text == "{}" {
 		return nil, true, nil
 	}
 	if !touches(text, &changed.root) || (own && !changed.root.has(removed)) {
 		return e, false, nil
 	}
-	set, err := parse(text)
+	set, err := parse(memory, text)
 	if err != nil {
 		return nil, false, err
 	}
@@ -185,7 +188,7 @@ func take(e *metav1.ManagedFieldsEntry, changed *Comparison) error {
 		e.FieldsV1 = encode(set, member)
 		return nil
 	}
-	had, err := parse(e.FieldsV1.GetRawString())
+	had, err := parse(changed.c, textOf(e.FieldsV1))
 	if err != nil {
 		return err
 	}
@@ -198,7 +201,7 @@ func take(e *metav1.ManagedFieldsEntry, changed *Comparison) error {
 }
 
 // limit merges the oldest updaters of a version into one while there are more than maxUpdaters.
-func limit(entries []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, error) {
+func limit(memory *comparer, entries []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, error) {
 	var order []int
 	for i := range entries {
 		if entries[i].Operation == metav1.ManagedFieldsOperationUpdate {
@@ -229,11 +232,11 @@ func limit(entries []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, er
 		if to == i {
 			continue
 		}
-		a, err := parse(entries[to].FieldsV1.GetRawString())
+		a, err := parse(memory, textOf(entries[to].FieldsV1))
 		if err != nil {
 			return nil, err
 		}
-		b, err := parse(entries[i].FieldsV1.GetRawString())
+		b, err := parse(memory, textOf(entries[i].FieldsV1))
 		if err != nil {
 			return nil, err
 		}
