@@ -162,6 +162,9 @@ func TestDeleteOfANamespace(t *testing.T) {
 		}
 	}
 	n.kubectl("delete", "namespace", other, "--timeout=90s")
+	if _, err := n.try("get", "namespace", other); err == nil {
+		t.Error("the namespace is left")
+	}
 	for _, kind := range []string{"pods", "deployments", "replicasets", "jobs", "configmaps", "services", "endpointslices", "events", "serviceaccounts"} {
 		if out, err := try("kubectl", "-n", other, "get", kind, "-o", "name"); err != nil || out != "" {
 			t.Errorf("%s are left: %v %s", kind, err, out)

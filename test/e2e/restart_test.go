@@ -14,7 +14,7 @@ import (
 func TestKillInTheMiddle(t *testing.T) {
 	n := inNamespace(t)
 	n.kubectl("run", "hello", "--image=proa.example/hello:v1")
-	n.kubectl("run", "tools", "--image="+tools, "--", "sleep", "3600")
+	n.kubectl("run", "tools", "--image="+tools, "--", "sleep", "86399")
 	n.ready("hello")
 	n.ready("tools")
 	before := pid(n)
@@ -44,18 +44,19 @@ func TestKillInTheMiddle(t *testing.T) {
 		n.kubectl("get", "configmap", fmt.Sprintf("kept-%d", i))
 	}
 	n.ready("hello")
+	n.ready("tools")
 	if now := pid(n); now != before {
 		t.Errorf("the container was restarted: its process was %s, is %s", before, now)
 	}
-	if out := n.field("pod/hello", ".status.containerStatuses[0].restartCount"); out != "0" {
+	if out := n.field("pod/tools", ".status.containerStatuses[0].restartCount"); out != "0" {
 		t.Errorf("restart count %s", out)
 	}
 	if out := n.kubectl("exec", "tools", "--", "id", "-u"); out != "0\n" {
 		t.Errorf("exec after a restart: %q", out)
 	}
-	n.kubectl("delete", "pod", "hello", "--timeout=60s")
+	n.kubectl("delete", "pod", "tools", "--timeout=60s", "--grace-period=1")
 	n.eventually("the container's process ends", 5*time.Second, func() error {
-		if out, err := try("pgrep", "-x", "hello"); err == nil {
+		if out, err := try("pgrep", "-fx", "sleep 86399"); err == nil {
 			return fmt.Errorf("process %s", out)
 		}
 		return nil
@@ -64,7 +65,7 @@ func TestKillInTheMiddle(t *testing.T) {
 
 func pid(n namespace) string {
 	n.Helper()
-	out, err := try("pgrep", "-x", "hello")
+	out, err := try("pgrep", "-fx", "sleep 86399")
 	if err != nil {
 		n.Fatal("no process of the container")
 	}

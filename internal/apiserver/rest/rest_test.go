@@ -1052,3 +1052,12 @@ func TestDeleteCollection(t *testing.T) {
 		t.Errorf("%d left, %v", len(l.Entries), err)
 	}
 }
+
+// The path /api/v1/namespaces/x names x twice: as the namespace and as the object.
+func TestANamespaceIsFoundByItsPath(t *testing.T) {
+	w := newWorld(t)
+	w.create(namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "x"}})
+	if _, err := w.of(namespaces).Get(w.ctx, "x", "x", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+}

@@ -91,6 +91,9 @@ func (s *storage) Get(ctx context.Context, namespace, name string, opts metav1.G
 
 // current returns the stored entry that the cache has.
 func (s *storage) current(namespace, name string) (*cache.Entry, error) {
+	if !s.res.Namespaced {
+		namespace = "" // the path of a Namespace has its name as that of a namespace, too
+	}
 	key := s.cache.Key(namespace, name)
 	if e, ok := s.cache.Get(key); ok {
 		return e, nil

@@ -38,7 +38,7 @@ type Worker struct {
 	Event func(reason, message string)
 }
 
-// early is how long after the start of a container a startup or readiness probe
+// early is how long after the start of a container a network probe
 // that fails is repeated soon and not counted: servers need some milliseconds to
 // listen, and a whole period would pass until the next try.
 const early = time.Second
@@ -66,7 +66,7 @@ func (w *Worker) Run(ctx context.Context) {
 			return
 		}
 		ok := err == nil && outcome != hook.Failure
-		if !ok && w.Type != Liveness && p.InitialDelaySeconds == 0 && p.Exec == nil && time.Since(w.StartedAt) < early {
+		if !ok && p.InitialDelaySeconds == 0 && p.Exec == nil && time.Since(w.StartedAt) < early {
 			timer.Reset(quick)
 			quick *= 2
 			continue
