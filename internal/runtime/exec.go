@@ -121,7 +121,7 @@ func (c *command) run(began func()) error {
 	text := hear(c.ours)
 	err = c.Wait()
 	if text != "ok" && text != "" {
-		return utilexec.CodeExitError{Code: notRun(text), Err: errors.New(text)}
+		return notRun(text)
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -133,9 +133,14 @@ func (c *command) run(began func()) error {
 	return err
 }
 
-// notRun is a shell's exit code for a program that could not be run.
-func notRun(text string) int {
-	if strings.HasSuffix(text, "permission denied") {
+// notRun says why a program could not be run.
+type notRun string
+
+func (n notRun) Error() string { return string(n) }
+
+// code is a shell's exit code for it.
+func (n notRun) code() int {
+	if strings.HasSuffix(string(n), "permission denied") {
 		return 126
 	}
 	return 127
@@ -181,12 +186,12 @@ func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 	}
 	code := 0
 	var exit utilexec.CodeExitError
+	var not notRun
 	switch {
 	case errors.As(err, &exit):
 		code = exit.Code
-		if (code == 126 || code == 127) && len(out.b)+len(errOut.b) == 0 {
-			errOut.b = []byte(exit.Err.Error())
-		}
+	case errors.As(err, &not):
+		code, errOut.b = not.code(), []byte(not)
 	case err != nil:
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
@@ -410,10 +415,20 @@ func (r streamRuntime) PortForward(ctx context.Context, id string, port int32, s
 
 // dialIn connects from within a sandbox's network namespace.
 func dialIn(ctx context.Context, sb *sandbox, port int32) (net.Conn, error) {
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
+	// A literal address is dialled on the calling thread.
+	dial := func() (net.Conn, error) {
+		dialer := &net.Dialer{Timeout: 10 * time.Second}
+		conn, err := dialer.DialContext(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+		if err == nil {
+			return conn, nil
+		}
+		if six, err6 := dialer.DialContext(ctx, "tcp6", net.JoinHostPort("::1", strconv.Itoa(int(port)))); err6 == nil {
+			return six, nil
+		}
+		return nil, err
+	}
 	if sb.hostNetwork() {
-		return dialer.DialContext(ctx, "tcp", address)
+		return dial()
 	}
 	type result struct {
 		conn net.Conn
@@ -429,22 +444,10 @@ func dialIn(ctx context.Context, sb *sandbox, port int32) (net.Conn, error) {
 			err = netns.Set(ns)
 		}
 		if err != nil {
-			out <- result{nil, err}
+			out <- result{nil, fmt.Errorf("enter the pod's network: %w", err)}
 			return
 		}
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			out <- result{nil, err}
-			return
-		}
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-			unix.Close(fd)
-			out <- result{nil, err}
-			return
-		}
-		f := os.NewFile(uintptr(fd), address)
-		conn, err := net.FileConn(f)
-		f.Close()
+		conn, err := dial()
 		out <- result{conn, err}
 	}()
 	r := <-out

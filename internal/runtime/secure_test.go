@@ -52,7 +52,7 @@ func TestSeccomp(t *testing.T) {
 		}, "Seccomp:\t2\nunshare: unshare(0x10000000): Operation not permitted\nmkdir: can't create directory '/tmp/x': Permission denied\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := n.script(report+" 2>&1", c.change); got != c.want {
+			if got := n.script("exec 2>&1; "+report, c.change); got != c.want {
 				t.Errorf("got:\n%s\nwant:\n%s", got, c.want)
 			}
 		})

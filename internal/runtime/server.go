@@ -15,22 +15,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming"
 
 	"github.com/proa-dev/proa/internal/runtime/images"
 	"github.com/proa-dev/proa/internal/runtime/shim"
+	"github.com/proa-dev/proa/internal/runtime/stream"
 )
 
 // PortMapping opens a port of the host to a sandbox.
@@ -71,8 +68,7 @@ type Server struct {
 	cgroups *cgroups
 	filters filters
 	events  *events
-	stream  streaming.Server
-	httpd   *http.Server
+	stream  *stream.Server
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
@@ -108,25 +104,14 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for exec, attach and port-forward: %w", err)
 	}
-	streams := streaming.DefaultConfig
-	streams.BaseURL = &url.URL{Scheme: "http", Host: listener.Addr().String()}
-	if s.stream, err = streaming.NewServer(streams, streamRuntime{s}); err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("make the streaming server: %w", err)
-	}
-	s.httpd = &http.Server{Handler: s.stream, ReadHeaderTimeout: 30 * time.Second}
-	s.wg.Go(func() {
-		if err := s.httpd.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("serve exec, attach and port-forward", "err", err)
-		}
-	})
+	s.stream = stream.Start(s.ctx, listener, streamRuntime{s})
 	return s, nil
 }
 
 // Close stops serving. Containers run on.
 func (s *Server) Close() {
 	s.cancel()
-	s.httpd.Close()
+	s.stream.Close()
 	s.mu.Lock()
 	for _, c := range s.containers {
 		c.disconnect()
