@@ -69,6 +69,9 @@ func TestSharedProcessNamespace(t *testing.T) {
 	if !strings.Contains(out, "sleep 777") || !strings.Contains(out, "sleep 778") {
 		t.Errorf("the containers do not see each other:\n%s", out)
 	}
+	if strings.Contains(out, n.dir) {
+		t.Errorf("the processes show the node's paths:\n%s", out)
+	}
 	if out, code := n.exec(a, "ls", "/proc/1/root/etc"); code == 0 {
 		t.Errorf("the first process shows the node's files: %s", out)
 	}
