@@ -6,6 +6,8 @@ TAGS := grpcnotrace
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 HELPER := internal/runtime/shim/bin/proa-shim
+KUBECTL := internal/cluster/kubectl/bin/kubectl.zst
+KUBERNETES := v1.37.2
 DATA ?= /var/lib/proa
 
 .DEFAULT_GOAL := help
@@ -14,11 +16,18 @@ help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: build
-build: $(HELPER) ## Build bin/proa
+build: $(HELPER) $(KUBECTL) ## Build bin/proa, with kubectl in it
 	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags='$(LDFLAGS)' -o bin/proa ./cmd/proa
 
 $(HELPER): $(wildcard internal/runtime/shim/src/*.c internal/runtime/shim/src/*.h)
 	$(GO) generate ./internal/runtime/shim
+
+# kubectl is three times the size of proa and hardly ever changes: it is built apart.
+KUBECTL_LDFLAGS := -s -w $(foreach x,gitVersion=$(KUBERNETES)+proa gitMajor=1 gitMinor=37 gitTreeState=clean gitCommit=,-X k8s.io/component-base/version.$(x))
+$(KUBECTL): go.mod $(wildcard cmd/kubectl/*.go) internal/cluster/kubectl/pack/main.go
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='$(KUBECTL_LDFLAGS)' -o bin/kubectl-unpacked ./cmd/kubectl
+	CGO_ENABLED=0 $(GO) run -trimpath ./internal/cluster/kubectl/pack bin/kubectl-unpacked $(@D)
+	rm bin/kubectl-unpacked
 
 bin/hello: $(wildcard examples/hello/*.go)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $@ ./examples/hello
@@ -65,4 +74,4 @@ conformance: ## Run the upstream conformance suite (not built yet)
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin $(HELPER)
+	rm -rf bin $(HELPER) $(KUBECTL) $(KUBECTL:.zst=.sha256)

@@ -25,16 +25,26 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	if filepath.Base(os.Args[0]) == "kubectl" { // a link of that name
+		exit(runKubectl(defaultData, os.Args[1:], true))
+	}
+	exit(command().ExecuteContext(ctx))
+}
+
+func exit(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
+const defaultData = "/var/lib/proa"
+
 func command() *cobra.Command {
-	root := &cobra.Command{Use: "proa", Short: "Kubernetes in one program", SilenceUsage: true, SilenceErrors: true}
-	data := root.PersistentFlags().String("data-dir", "/var/lib/proa", "folder that holds everything proa keeps")
-	root.AddCommand(up(data), down(data), reset(data), status(data), image(data), &cobra.Command{
+	root := &cobra.Command{Use: "proa", Short: "Kubernetes in one program", SilenceUsage: true, SilenceErrors: true,
+		TraverseChildren: true} // --data-dir before kubectl is proa's, what comes after is kubectl's
+	data := root.PersistentFlags().String("data-dir", defaultData, "folder that holds everything proa keeps")
+	root.AddCommand(up(data), down(data), reset(data), status(data), image(data), kubectlCommand(data), &cobra.Command{
 		Use: "version", Short: "Print the versions of proa and of the Kubernetes API", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "proa %s, Kubernetes %s\n", version, cluster.KubernetesVersion)
