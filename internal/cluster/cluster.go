@@ -47,6 +47,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
+	"github.com/proa-dev/proa/internal/controllers/statefulset"
 	"github.com/proa-dev/proa/internal/controllers/ttlafterfinished"
 	"github.com/proa-dev/proa/internal/kubelet"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
@@ -414,6 +415,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		replicaset.New(manager, c.log),
 		replicaset.NewReplicationController(manager, c.log),
 		daemonset.New(manager, c.log),
+		statefulset.New(manager, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

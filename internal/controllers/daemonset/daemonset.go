@@ -50,7 +50,7 @@ type Controller struct {
 	writes    *owned.Writes[key, *corev1.Pod]
 	history   revision.History
 	failures  failures
-	templates templates
+	templates revision.Cache[key]
 }
 
 // New returns the controller.
@@ -59,7 +59,7 @@ func New(c client.Interface, log *slog.Logger) *Controller {
 	x := &Controller{client: c, events: events.New(c, "daemonset-controller", "", log), sets: client.DaemonSets.Informer(c, client.Scope{}),
 		nodes: client.Nodes.Informer(c, client.Scope{}), pods: client.Pods.Informer(c, client.Scope{}).Informer,
 		revisions: client.ControllerRevisions.Informer(c, client.Scope{}).Informer, index: owned.NewIndex[*corev1.Pod](kind.GroupKind()),
-		history: revision.History{Client: c, Index: owned.NewIndex[*appsv1.ControllerRevision](kind.GroupKind()), GVK: kind}}
+		history: revision.History{Client: c, Index: owned.NewIndex[*appsv1.ControllerRevision](kind.GroupKind()), GVK: kind, HashLabel: revision.PodLabel}}
 	x.control = owned.Control{Client: c, Recorder: x.events}
 	x.writes = owned.NewWrites[key](x.pods, x.index)
 	x.loop = loop.New("daemonset", log, x.sync)
@@ -160,7 +160,7 @@ func (x *Controller) sync(ctx context.Context, k key) error {
 	if !ok {
 		x.writes.Forget(k)
 		x.failures.forget(k)
-		x.templates.forget(k)
+		x.templates.Forget(k)
 		return nil
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)

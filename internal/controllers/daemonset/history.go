@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,42 +15,6 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/revision"
 )
 
-// templates keeps the encoded template of each set: it is compared on every pass
-// and changes with the generation only.
-type templates struct {
-	mu   sync.Mutex
-	sets map[key]template
-}
-
-type template struct {
-	uid        types.UID
-	generation int64
-	data       []byte
-}
-
-func (t *templates) data(k key, set *appsv1.DaemonSet) ([]byte, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if have, ok := t.sets[k]; ok && have.uid == set.UID && have.generation == set.Generation {
-		return have.data, nil
-	}
-	data, err := revision.Data(&set.Spec.Template)
-	if err != nil {
-		return nil, err
-	}
-	if t.sets == nil {
-		t.sets = map[key]template{}
-	}
-	t.sets[k] = template{set.UID, set.Generation, data}
-	return data, nil
-}
-
-func (t *templates) forget(k key) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.sets, k)
-}
-
 // revisions finds the revision of the present template, or makes it, and those of
 // older ones.
 func (p *pass) revisions(ctx context.Context, selector labels.Selector) error {
@@ -59,15 +22,15 @@ func (p *pass) revisions(ctx context.Context, selector labels.Selector) error {
 	if err != nil {
 		return fmt.Errorf("claim the revisions of daemon set %s: %w", p.key, err)
 	}
-	data, err := p.templates.data(p.key, p.set)
+	data, err := p.templates.Data(p.key, p.set, &p.set.Spec.Template)
 	if err != nil {
 		return err
 	}
 	var same []*appsv1.ControllerRevision
 	for _, r := range list {
-		if r.Labels[revision.HashLabel] == "" {
+		if r.Labels[revision.PodLabel] == "" {
 			r = r.DeepCopy()
-			r.Labels[revision.HashLabel] = r.Name
+			r.Labels[revision.PodLabel] = r.Name
 			if r, err = client.ControllerRevisions.Update(ctx, p.client, r); err != nil {
 				return fmt.Errorf("label a revision of daemon set %s: %w", p.key, err)
 			}
@@ -93,7 +56,7 @@ func (p *pass) revisions(ctx context.Context, selector labels.Selector) error {
 	if err != nil {
 		return err
 	}
-	p.hash = p.current.Labels[revision.HashLabel]
+	p.hash = p.current.Labels[revision.PodLabel]
 	return nil
 }
 
@@ -102,17 +65,17 @@ func (p *pass) unify(ctx context.Context, same []*appsv1.ControllerRevision) err
 	if len(same) == 1 {
 		return nil
 	}
-	hash := p.current.Labels[revision.HashLabel]
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]string{revision.HashLabel: hash}}})
+	hash := p.current.Labels[revision.PodLabel]
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]string{revision.PodLabel: hash}}})
 	if err != nil {
 		return err
 	}
 	twins := map[string]bool{}
 	for _, r := range same {
-		twins[r.Labels[revision.HashLabel]] = true
+		twins[r.Labels[revision.PodLabel]] = true
 	}
 	for _, pod := range p.pods {
-		if h := pod.Labels[revision.HashLabel]; h == hash || !twins[h] {
+		if h := pod.Labels[revision.PodLabel]; h == hash || !twins[h] {
 			continue
 		}
 		if _, err := client.Pods.Patch(ctx, p.client, pod.Namespace, pod.Name, "", types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
@@ -153,7 +116,7 @@ func (p *pass) trim(ctx context.Context) error {
 	}
 	live := map[string]bool{}
 	for _, pod := range p.pods {
-		if h := pod.Labels[revision.HashLabel]; h != "" {
+		if h := pod.Labels[revision.PodLabel]; h != "" {
 			live[h] = true
 		}
 	}

@@ -14,7 +14,7 @@ func (p *pass) updated(pod *corev1.Pod) bool {
 	if g, ok := generation(p.set); ok && pod.Labels[generationLabel] == g {
 		return true
 	}
-	return p.hash != "" && pod.Labels[revision.HashLabel] == p.hash
+	return p.hash != "" && pod.Labels[revision.PodLabel] == p.hash
 }
 
 // versions returns the pod of the present version on a node and that of an older

@@ -32,14 +32,16 @@ import (
 // be raised.
 var ErrCollision = errors.New("the name of the revision is taken by another one")
 
-// HashLabel is on every revision, and on every pod that is of it.
-const HashLabel = appsv1.ControllerRevisionHashLabelKey
+// PodLabel is on every pod, and says of which revision it is.
+const PodLabel = appsv1.ControllerRevisionHashLabelKey
 
 // History is the revisions of the objects of one kind.
 type History struct {
 	Client client.Interface
 	Index  *owned.Index[*appsv1.ControllerRevision]
 	GVK    schema.GroupVersionKind // of the owners
+	// HashLabel is the label of a revision that has its hash.
+	HashLabel string
 }
 
 // Data returns what a revision keeps of a template: the patch that replaces it.
@@ -120,7 +122,7 @@ func (h History) Create(ctx context.Context, owner client.Object, templateLabels
 	if own == nil {
 		own = map[string]string{}
 	}
-	own[HashLabel] = hash
+	own[h.HashLabel] = hash
 	prefix := owner.GetName()
 	if len(prefix) > 223 {
 		prefix = prefix[:223]
@@ -171,15 +173,15 @@ func (h History) Delete(ctx context.Context, r *appsv1.ControllerRevision) error
 	return nil
 }
 
-// Trim deletes the oldest revisions that no pod is of, so that at most limit of
-// them stay. list is in order and without those in use for another reason.
+// Trim deletes the oldest revisions of a list that are not live, by hash or name, so
+// that at most limit of the list stay.
 func (h History) Trim(ctx context.Context, list []*appsv1.ControllerRevision, limit int, live map[string]bool) error {
 	surplus := len(list) - limit
 	for _, r := range list {
 		if surplus <= 0 {
 			return nil
 		}
-		if live[r.Labels[HashLabel]] || live[r.Name] {
+		if live[r.Labels[h.HashLabel]] || live[r.Name] {
 			continue
 		}
 		if err := h.Delete(ctx, r); err != nil {
