@@ -10,7 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -369,17 +368,20 @@ func (s *storage) prepareUpdate(req *updateRequest, obj, old api.Object, own fun
 func (s *storage) projectStatus(obj, old api.Object) api.Object {
 	out := old.DeepCopyObject().(api.Object)
 	s.res.CopyStatus(out, obj)
-	copyMeta(out, obj)
+	s.copyMeta(out, obj)
 	return out
 }
 
-// copyMeta copies the metadata that a client may change through a subresource.
-func copyMeta(out, obj api.Object) {
+// copyMeta copies the metadata that a client may change through /status.
+func (s *storage) copyMeta(out, obj api.Object) {
 	out.SetManagedFields(obj.GetManagedFields())
-	if _, custom := obj.(*unstructured.Unstructured); custom {
-		return // a custom resource's /status leaves the metadata alone
+	reset := s.reset("status")
+	if whole, _ := reset.Skips("metadata"); whole {
+		return
 	}
-	out.SetLabels(obj.GetLabels())
+	if !reset.SkipsIn("metadata", "labels") {
+		out.SetLabels(obj.GetLabels())
+	}
 	out.SetAnnotations(obj.GetAnnotations())
 	out.SetFinalizers(obj.GetFinalizers())
 }

@@ -6,6 +6,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -49,7 +50,19 @@ func (l *Client) As(name string, groups ...string) *Client {
 }
 
 func (l *Client) ctx(ctx context.Context) context.Context {
-	return rest.WithFieldManager(rest.WithUser(ctx, l.who), l.who.GetName())
+	return rest.WithFieldManager(rest.WithUser(ctx, l.who), program(l.who.GetName()))
+}
+
+// program is the name under which a component owns fields: that of Kubernetes'
+// program for it, as its User-Agent has it over the network.
+func program(user string) string {
+	switch {
+	case strings.HasPrefix(user, "system:node:"):
+		return "kubelet"
+	case strings.HasPrefix(user, "system:serviceaccount:kube-system:"):
+		return "kube-controller-manager"
+	}
+	return strings.TrimPrefix(user, "system:")
 }
 
 func (l *Client) storage(gvr schema.GroupVersionResource) (rest.Storage, error) {

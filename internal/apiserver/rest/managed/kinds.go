@@ -88,8 +88,8 @@ func (k *Kind) parseable() (*typed.ParseableType, error) {
 // a field and one in it: what a client says of them is neither owned nor disowned.
 type Reset [][]string
 
-// skips reports whether a field is reset as a whole, and whether fields in it are.
-func (r Reset) skips(name string) (whole, part bool) {
+// Skips reports whether a field is reset as a whole, and whether fields in it are.
+func (r Reset) Skips(name string) (whole, part bool) {
 	for _, path := range r {
 		if path[0] == name {
 			if len(path) == 1 {
@@ -101,7 +101,8 @@ func (r Reset) skips(name string) (whole, part bool) {
 	return false, part
 }
 
-func (r Reset) skipsIn(name, inner string) bool {
+// SkipsIn reports whether a field in a field is reset.
+func (r Reset) SkipsIn(name, inner string) bool {
 	for _, path := range r {
 		if len(path) == 2 && path[0] == name && path[1] == inner {
 			return true
@@ -152,7 +153,7 @@ func (k *Kind) Compare(old, now runtime.Object, reset Reset) (*Comparison, error
 		if f.name == "apiVersion" || f.name == "kind" {
 			continue
 		}
-		whole, part := reset.skips(f.name)
+		whole, part := reset.Skips(f.name)
 		switch {
 		case whole:
 		case part || f.name == "metadata":
@@ -178,7 +179,7 @@ func (c *comparer) parts(f *planField, l, r side, reset Reset) {
 	from := len(c.stack)
 	for i := range f.plan.fields {
 		inner := &f.plan.fields[i]
-		if f.name == "metadata" && unowned(inner.name) || reset.skipsIn(f.name, inner.name) {
+		if f.name == "metadata" && unowned(inner.name) || reset.SkipsIn(f.name, inner.name) {
 			continue
 		}
 		c.field(inner, fl, fr)
