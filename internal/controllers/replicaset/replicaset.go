@@ -180,8 +180,9 @@ func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner 
 	if diff > 0 {
 		diff = min(diff, burst)
 		made := make([]*corev1.Pod, diff)
+		want := owned.Pod(&set.Spec.Template, owner, x.source.gvk, prefix(set.Name))
 		_, err := owned.SlowStart(diff, func(i int) error {
-			pod, err := x.control.Create(ctx, owner, owned.Pod(&set.Spec.Template, owner, x.source.gvk, prefix(set.Name)))
+			pod, err := x.control.Create(ctx, owner, want)
 			switch {
 			case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause), apierrors.IsNotFound(err):
 				return nil // the namespace is on its way out, and everything in it

@@ -264,7 +264,9 @@ func TestARefusedPodIsNotMadeAgainAtOnce(t *testing.T) {
 			}
 			return nil
 		})
-		w.run(control.Kubelet{Status: func(*corev1.Pod) corev1.PodStatus { return corev1.PodStatus{Phase: corev1.PodFailed, Reason: "NodePorts"} }})
+		w.run(control.Kubelet{Status: func(*corev1.Pod) corev1.PodStatus {
+			return corev1.PodStatus{Phase: corev1.PodFailed, Reason: "NodePorts"}
+		}})
 		w.create(1)
 		time.Sleep(time.Minute)
 		w.get()
