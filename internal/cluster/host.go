@@ -1,8 +1,6 @@
 package cluster
 
 import (
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,29 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/proa-dev/proa/internal/cluster/instance"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
 	"github.com/proa-dev/proa/internal/network/podnet"
 )
-
-// preflight says what this machine lacks, and what to do about it.
-func preflight() error {
-	if os.Geteuid() != 0 {
-		return errors.New("proa runs containers and needs root: run it with sudo")
-	}
-	fsTypes, err := os.ReadFile("/proc/filesystems")
-	if err != nil {
-		return fmt.Errorf("look at the kernel: %w", err)
-	}
-	if !bytes.Contains(fsTypes, []byte("\toverlay\n")) {
-		return errors.New("the kernel has no overlayfs: load it with `modprobe overlay`")
-	}
-	for _, ns := range []string{"net", "pid", "mnt", "ipc", "uts"} {
-		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
-			return fmt.Errorf("the kernel has no %s namespaces: a kernel with them is needed", ns)
-		}
-	}
-	return nil
-}
 
 // hostIP is the address that this machine is reached at: the first global IPv4
 // address of an interface that is up, or loopback.
@@ -62,42 +41,6 @@ func hostIP() (string, error) {
 	return "127.0.0.1", nil
 }
 
-// writeKubeconfig writes the administrator's kubeconfig.
-func (c *cluster) writeKubeconfig() error {
-	host, p, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		return fmt.Errorf("the API server's address: %w", err)
-	}
-	if host == "" || host == "0.0.0.0" || host == "::" {
-		host = "127.0.0.1"
-	}
-	b64 := base64.StdEncoding.EncodeToString
-	text := fmt.Sprintf(`apiVersion: v1
-kind: Config
-clusters:
-- name: proa
-  cluster:
-    server: https://%s
-    certificate-authority-data: %s
-users:
-- name: proa-admin
-  user:
-    client-certificate-data: %s
-    client-key-data: %s
-contexts:
-- name: proa
-  context:
-    cluster: proa
-    user: proa-admin
-current-context: proa
-`, net.JoinHostPort(host, p), b64(c.ca.CertPEM), b64(c.admin.CertPEM), b64(c.admin.KeyPEM))
-	path := Kubeconfig(c.DataDir)
-	if err := os.WriteFile(path+".tmp", []byte(text), 0o600); err != nil {
-		return fmt.Errorf("write the kubeconfig: %w", err)
-	}
-	return os.Rename(path+".tmp", path)
-}
-
 // Reset stops every container of a data folder and removes all of it: processes,
 // mounts, cgroups, network and files. No proa may run on it.
 func Reset(data string) error {
@@ -106,23 +49,32 @@ func Reset(data string) error {
 	} else if err != nil || !info.IsDir() {
 		return fmt.Errorf("%s is no data folder", data)
 	}
-	if _, err := os.Stat(pkiDir(data)); err != nil {
+	if !ours(data) {
 		return fmt.Errorf("%s is no data folder of proa: nothing was removed", data)
 	}
-	lock, err := os.OpenFile(filepath.Join(storeDir(data), "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err == nil {
-		defer lock.Close()
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			return fmt.Errorf("a proa runs on %s: stop it first", data)
-		}
+	release, err := instance.Acquire(data, instance.Info{})
+	if err != nil {
+		return err
 	}
+	defer release()
 	var errs []error
 	errs = append(errs, killContainers(data), unmountBelow(data), removeCgroups("kubepods"), removeCgroups("proa"),
 		kubeproxy.Remove(), podnet.Remove(networkDir(data)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reset %s: %w", data, err)
 	}
-	return os.RemoveAll(data)
+	return errors.Join(forgetKubeconfigs(data), os.RemoveAll(data))
+}
+
+// ours says whether a folder has something that only proa writes: another's folder
+// is never removed.
+func ours(data string) bool {
+	for _, path := range []string{filepath.Join(pkiDir(data), "ca.crt"), filepath.Join(imageDir(data), "index.json"), filepath.Join(data, "proa.pid")} {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // killContainers ends the container helpers, and with them their containers.

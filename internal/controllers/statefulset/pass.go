@@ -123,14 +123,10 @@ func (p *pass) member(ctx context.Context, i int) (stop bool, err error) {
 	case ended(pod):
 		// However its containers ended, the member is wanted: a new one is made when
 		// this one has gone.
-		if pod.DeletionTimestamp != nil {
-			return true, nil
+		if pod.DeletionTimestamp == nil {
+			err = p.delete(ctx, pod)
 		}
-		if wait := pod.CreationTimestamp.Add(refusedFor).Sub(p.now); wait > 0 && owned.Refused(pod) {
-			p.loop.After(p.key, wait) // its node would refuse the next one as soon
-			return true, nil
-		}
-		return true, p.delete(ctx, pod)
+		return true, err
 	case pod.Status.Phase == corev1.PodPending:
 		if err := p.makeClaims(ctx, pod); err != nil {
 			return true, err
