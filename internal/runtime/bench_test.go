@@ -40,13 +40,15 @@ func BenchmarkPodStart(b *testing.B) {
 		}
 		b.StartTimer()
 	}
-	p50 := func(list []time.Duration) float64 {
+	// The tenth says more than the median when others use the machine.
+	at := func(list []time.Duration, percent int) float64 {
 		slices.Sort(list)
-		return float64(list[len(list)/2].Microseconds()) / 1000
+		return float64(list[len(list)*percent/100].Microseconds()) / 1000
 	}
-	b.ReportMetric(p50(whole), "ms-p50")
+	b.ReportMetric(at(whole, 50), "ms-p50")
+	b.ReportMetric(at(whole, 10), "ms-p10")
 	for i, name := range []string{"sandbox", "create", "start"} {
-		b.ReportMetric(p50(took[i]), name+"-ms-p50")
+		b.ReportMetric(at(took[i], 10), name+"-ms-p10")
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/proa-dev/proa/internal/runtime/shim"
 )
 
 // cgroups makes and reads control groups by their files, of version 2 (one tree)
@@ -104,12 +106,27 @@ func inheritCpuset(root, path string) error {
 	return nil
 }
 
-// procs are the files that a process is written to.
-func (c *cgroups) procs(path string) (out []string) {
+// joins are the files by which a process of one thread joins a group of version 1.
+// The kernel stops all forks of the machine to move a whole process, and waits for
+// a grace period before: not so for a thread that moves itself.
+func (c *cgroups) joins(path string) (out []string) {
+	if c.v2 {
+		return nil
+	}
 	for _, dir := range c.dirs(path) {
-		out = append(out, filepath.Join(dir, "cgroup.procs"))
+		out = append(out, filepath.Join(dir, "tasks"))
 	}
 	return out
+}
+
+// put names a group to the helper.
+func (c *cgroups) put(spec *shim.Spec, path string) {
+	for _, p := range c.joins(path) {
+		spec.Put("cgroup", p)
+	}
+	if c.v2 {
+		spec.Put("cgroup-folder", filepath.Join(c.root, path)) // it forks into it
+	}
 }
 
 // remove deletes a group, its processes being gone; those that are still on their

@@ -99,7 +99,7 @@ func TestCgroupVersion1(t *testing.T) {
 			t.Errorf("%s is %q, want %q", file, got, want)
 		}
 	}
-	if got := len(c.procs("/kubepods/pod1")); got != 3 {
+	if got := len(c.joins("/kubepods/pod1")); got != 3 {
 		t.Errorf("%d files to join by, want one for each controller", got)
 	}
 }

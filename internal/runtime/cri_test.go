@@ -34,6 +34,7 @@ type node struct {
 	t    testing.TB
 	dir  string
 	base string // cgroup of all its pods
+	tree string // of cgroups; "": this machine's
 	runtimeapi.RuntimeServiceClient
 	image runtimeapi.ImageServiceClient
 	stop  func()
@@ -43,12 +44,15 @@ const testImage = "proa.example/busybox:test"
 
 var nodes atomic.Int32
 
-func newNode(t testing.TB) *node {
+func newNode(t testing.TB, tree ...string) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("containers need root")
 	}
 	n := &node{t: t, dir: t.TempDir(), base: fmt.Sprintf("/proa-test-%d-%d", os.Getpid(), nodes.Add(1))}
+	if len(tree) > 0 {
+		n.tree = tree[0]
+	}
 	store, err := images.Open(filepath.Join(n.dir, "images"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +122,7 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	s, err := runtime.New(runtime.Config{State: filepath.Join(n.dir, "state"), Root: filepath.Join(n.dir, "root"), Images: store, Version: "test", Logger: log})
+	s, err := runtime.New(runtime.Config{State: filepath.Join(n.dir, "state"), Root: filepath.Join(n.dir, "root"), Images: store, Version: "test", Logger: log, CgroupRoot: n.tree})
 	if err != nil {
 		n.t.Fatal(err)
 	}

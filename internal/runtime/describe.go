@@ -158,9 +158,7 @@ func (s *Server) describe(c *container, sb *sandbox, rootfs string, image *v1.Co
 	spec.Put("rootfs", rootfs)
 	spec.Put("bundle", c.dir)
 	spec.Put("log", c.LogPath)
-	for _, p := range s.cgroups.procs(c.Cgroup) {
-		spec.Put("cgroup", p)
-	}
+	s.cgroups.put(spec, c.Cgroup)
 	if !sb.hostNetwork() {
 		spec.Put("netns", filepath.Join(sb.dir, "net"))
 		spec.Put("utsns", filepath.Join(sb.dir, "uts"))

@@ -42,9 +42,7 @@ func (s *Server) command(ctx context.Context, c *container, args []string, tty b
 	}
 	c.Spec.put(spec)
 	spec.Flag("tty", tty)
-	for _, p := range s.cgroups.procs(c.Cgroup) {
-		spec.Put("cgroup", p)
-	}
+	s.cgroups.put(spec, c.Cgroup)
 	b, err := spec.Bytes()
 	if err != nil {
 		return nil, err

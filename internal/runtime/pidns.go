@@ -37,7 +37,11 @@ func (s *Server) sharePids(ctx context.Context, sb *sandbox) error {
 	if err := s.cgroups.create(group); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, s.helper, append([]string{"first", sb.dir}, s.cgroups.procs(group)...)...)
+	files := s.cgroups.joins(group)
+	if s.cgroups.v2 {
+		files = []string{filepath.Join(s.cgroups.root, group, "cgroup.procs")}
+	}
+	cmd := exec.CommandContext(ctx, s.helper, append([]string{"first", sb.dir}, files...)...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	out, err := cmd.Output()

@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -47,6 +48,20 @@ void join_cgroups(const struct spec *s, int report)
 			die(report, "join cgroup %s: %s", s->cgroups[i], strerror(errno));
 		close(fd);
 	}
+}
+
+int open_cgroup(const struct spec *s, int report)
+{
+	int fd = s->cgroup ? open(s->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (s->cgroup && fd < 0)
+		die(report, "open cgroup %s: %s", s->cgroup, strerror(errno));
+	return fd;
+}
+
+pid_t fork_into(int cgroup, unsigned long long flags)
+{
+	struct clone_args args = {.flags = flags | (cgroup < 0 ? 0 : CLONE_INTO_CGROUP), .exit_signal = SIGCHLD, .cgroup = cgroup < 0 ? 0 : (unsigned long long)cgroup};
+	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }
 
 static void join(const char *path, int kind, int report)

@@ -20,7 +20,12 @@ void keep_seccomp(struct spec *s, int report);
  * its program. report is closed by a successful exec. When go ends without a byte
  * the parent has died, and so does this process. */
 __attribute__((noreturn)) void become(const struct spec *s, int report, int go);
-/* Moves this process into the container's cgroups. */
+/* Moves this process into the container's cgroups of version 1. */
 void join_cgroups(const struct spec *s, int report);
+/* Opens the container's cgroup of version 2, for fork_into; -1 when there is none. */
+int open_cgroup(const struct spec *s, int report);
+/* Forks with clone flags; the child begins in the cgroup: moving it there later would
+ * stop every fork of the machine for a moment. */
+pid_t fork_into(int cgroup, unsigned long long flags);
 
 #endif

@@ -187,13 +187,14 @@ static int exec_in(const char *path)
 	/* What is in the container must not look into this process on its way there. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	join_cgroups(&s, REPORT);
+	int group = open_cgroup(&s, REPORT);
 	keep_seccomp(&s, REPORT);
 	if (pipe2(failure, O_CLOEXEC) < 0 || pipe2(go, O_CLOEXEC) < 0)
 		die(REPORT, "make pipes: %s", strerror(errno));
 	if (setns(CONTAINER, CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP | CLONE_NEWNS) < 0)
 		die(REPORT, "%s: %s", errno == ESRCH ? "container is not running" : "join the container's namespaces", strerror(errno));
 	close(CONTAINER);
-	pid_t child = fork();
+	pid_t child = fork_into(group, 0);
 	if (child < 0)
 		die(REPORT, "fork: %s", strerror(errno));
 	if (child == 0)

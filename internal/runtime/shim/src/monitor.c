@@ -286,12 +286,14 @@ static void launch(struct wires *w)
 			die(REPORT, "join process namespace %s: %s", spec.pidns, strerror(errno));
 		close(fd);
 	}
-	int flags = CLONE_NEWNS | (spec.new_pidns ? CLONE_NEWPID : 0);
-	container = (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+	int group = open_cgroup(&spec, REPORT);
+	container = fork_into(group, CLONE_NEWNS | (spec.new_pidns ? CLONE_NEWPID : 0));
 	if (container < 0)
 		die(REPORT, "clone: %s", strerror(errno));
 	if (container == 0)
 		become_container(w);
+	if (group >= 0)
+		close(group);
 	close(w->failure[1]);
 	close(w->go[0]);
 	int n = snprintf(text, sizeof text, "pid %d", (int)container);

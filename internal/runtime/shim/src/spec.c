@@ -92,6 +92,7 @@ int spec_read(const char *path, struct spec *s, char *err, size_t errlen)
 		else if (!strcmp(key, "new-cgroupns")) s->new_cgroupns = 1;
 		else if (!strcmp(key, "own-dev")) s->own_dev = 1;
 		else if (!strcmp(key, "cgroup")) add(&s->cgroups, &s->ncgroups, field(&r));
+		else if (!strcmp(key, "cgroup-folder")) s->cgroup = field(&r);
 		else if (!strcmp(key, "masked")) add(&s->masked, &s->nmasked, field(&r));
 		else if (!strcmp(key, "readonly")) add(&s->readonly, &s->nreadonly, field(&r));
 		else if (!strcmp(key, "uid")) s->uid = (uid_t)number(&r);

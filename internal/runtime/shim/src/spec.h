@@ -35,8 +35,9 @@ struct spec {
 	size_t nargs, nenv;
 	char *rootfs, *cwd, *log, *bundle;
 	char *netns, *ipcns, *utsns, *pidns;
-	char **cgroups;
+	char **cgroups; /* files to join by, one for each hierarchy of version 1 */
 	size_t ncgroups;
+	char *cgroup; /* folder, in version 2 */
 	struct mount_spec *mounts;
 	size_t nmounts;
 	struct device_spec *devices;
