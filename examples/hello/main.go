@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -51,14 +53,34 @@ func main() {
 	<-ctx.Done()
 }
 
-// get prints what a URL answers: images without a shell have no curl.
+// get prints what a URL answers: images without a shell have no curl. An HTTPS
+// address is asked with the credentials that a pod has for the API server.
 func get(url string) error {
-	client := http.Client{Timeout: 3 * time.Second}
-	r, err := client.Get(url)
+	const credentials = "/var/run/secrets/kubernetes.io/serviceaccount/"
+	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	defer r.Body.Close()
-	_, err = io.Copy(os.Stdout, r.Body)
+	client := http.Client{Timeout: 3 * time.Second}
+	if r.URL.Scheme == "https" {
+		ca, err := os.ReadFile(credentials + "ca.crt")
+		if err != nil {
+			return err
+		}
+		token, err := os.ReadFile(credentials + "token")
+		if err != nil {
+			return err
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(ca)
+		client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+		r.Header.Set("Authorization", "Bearer "+string(token))
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(os.Stdout, answer.Body)
 	return err
 }

@@ -30,7 +30,7 @@ type Interface interface {
 	// List reads a namespace ("": all). The objects are shared: read only.
 	List(ctx context.Context, gvr schema.GroupVersionResource, namespace string, opts metav1.ListOptions) (List, error)
 	// Create writes a new object; subresource "" or e.g. "binding", "eviction",
-	// "token", for which name is that of the parent.
+	// "token", for which name is that of the parent. obj is only read.
 	Create(ctx context.Context, gvr schema.GroupVersionResource, namespace, name, subresource string, obj Object, opts metav1.CreateOptions) (Object, error)
 	// Update replaces the object, or with subresource "status" its status. A set
 	// resourceVersion must be the newest.

@@ -53,6 +53,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/statefulset"
 	"github.com/proa-dev/proa/internal/controllers/ttlafterfinished"
 	"github.com/proa-dev/proa/internal/kubelet"
+	"github.com/proa-dev/proa/internal/network/dns"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
 	"github.com/proa-dev/proa/internal/network/podnet"
 	"github.com/proa-dev/proa/internal/runtime"
@@ -85,6 +86,7 @@ var (
 	podRange     = netip.MustParsePrefix("10.244.0.0/24")
 	serviceRange = netip.MustParsePrefix("10.96.0.0/16")
 	apiServiceIP = "10.96.0.1"
+	dnsServiceIP = "10.96.0.10"
 )
 
 const (
@@ -93,7 +95,11 @@ const (
 	nodePortHigh  = 32767
 	etcdClient    = "127.0.0.1:2379"
 	kubeletPort   = "10250"
+	dnsPort       = 53
 )
+
+// gateway is the address of this machine in the pod network.
+func gateway() netip.Addr { return podRange.Masked().Addr().Next() }
 
 // Paths of the parts in a data folder.
 func storeDir(data string) string   { return filepath.Join(data, "store") }
@@ -162,8 +168,10 @@ type cluster struct {
 	tokens                    *authn.Tokens
 
 	local *local.Client
-	wg    sync.WaitGroup
-	fail  chan error
+	// inside is the address at which pods reach the API server.
+	inside string
+	wg     sync.WaitGroup
+	fail   chan error
 }
 
 // part runs a component until ctx ends; its failure ends the cluster.
@@ -180,10 +188,11 @@ func (c *cluster) part(ctx context.Context, name string, run func(context.Contex
 
 func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	c.fail = make(chan error, 1)
-	listener, inside, err := c.listen(ctx)
+	listener, inside, err := listen(c.Listen, c.NodeIP, gateway())
 	if err != nil {
 		return err
 	}
+	c.inside = inside
 	defer listener.Close()
 	if err := c.certificates(); err != nil {
 		return err
@@ -253,13 +262,13 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		TokenIssuer: c.tokens, TokenReviewer: c.tokens, Nodes: nodes,
 		TLS:     &tls.Config{Certificates: []tls.Certificate{c.serving.TLS()}, ClientCAs: c.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean", Platform: "linux/amd64", Compiler: "gc"},
-		Address: net.JoinHostPort(inside, port(c.Listen)),
+		Address: net.JoinHostPort(c.inside, port(c.Listen)),
 	})
 	if err != nil {
 		return err
 	}
 	c.part(ctx, "API server", func(ctx context.Context) error { return server.Serve(ctx, listener) })
-	if err := c.bootstrap(ctx, inside); err != nil {
+	if err := c.bootstrap(ctx); err != nil {
 		return err
 	}
 	if err := c.writeKubeconfigs(); err != nil {
@@ -313,7 +322,7 @@ func (c *cluster) certificates() error {
 	if c.etcdCA, err = dir.Authority("etcd-ca"); err != nil {
 		return err
 	}
-	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(c.NodeIP), net.ParseIP(apiServiceIP), gatewayIP().AsSlice()}
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(c.NodeIP), net.ParseIP(apiServiceIP), gateway().AsSlice()}
 	names := []string{"localhost", c.NodeName, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + clusterDomain}
 	for _, l := range []struct {
 		to   **pki.Pair
@@ -349,7 +358,7 @@ func (c *cluster) tokenIssuer(state authn.Reader) error {
 }
 
 // bootstrap makes the objects that every cluster has.
-func (c *cluster) bootstrap(ctx context.Context, inside string) error {
+func (c *cluster) bootstrap(ctx context.Context) error {
 	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
 		if err := ensure(ctx, c.local, client.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			return err
@@ -371,7 +380,10 @@ func (c *cluster) bootstrap(ctx context.Context, inside string) error {
 			return err
 		}
 	}
-	return c.apiService(ctx, inside)
+	if err := c.apiService(ctx); err != nil {
+		return err
+	}
+	return c.dnsService(ctx)
 }
 
 // ensure creates an object that is not there yet.
@@ -385,9 +397,8 @@ func ensure[T client.Object](ctx context.Context, l client.Interface, kind clien
 	return nil
 }
 
-// apiService is default/kubernetes and its endpoint, which is where pods reach the
-// server.
-func (c *cluster) apiService(ctx context.Context, inside string) error {
+// apiService is default/kubernetes and its endpoint, which moves with the address that is listened on.
+func (c *cluster) apiService(ctx context.Context) error {
 	const name = "kubernetes"
 	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
 	if err := ensure(ctx, c.local, client.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: labels},
@@ -399,13 +410,13 @@ func (c *cluster) apiService(ctx context.Context, inside string) error {
 		return fmt.Errorf("the API server's port: %w", err)
 	}
 	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{inside}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{c.inside}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
 		Ports: []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &number, Protocol: ptr.To(corev1.ProtocolTCP)}}}
 	have, ok := client.EndpointSlices.Informer(c.local, client.Scope{}).Get("default", name)
 	if !ok {
 		return ensure(ctx, c.local, client.EndpointSlices, slice)
 	}
-	if len(have.Endpoints) == 1 && have.Endpoints[0].Addresses[0] == inside && len(have.Ports) == 1 && *have.Ports[0].Port == number {
+	if len(have.Endpoints) == 1 && have.Endpoints[0].Addresses[0] == c.inside && len(have.Ports) == 1 && *have.Ports[0].Port == number {
 		return nil
 	}
 	slice.ResourceVersion = have.ResourceVersion
@@ -413,6 +424,23 @@ func (c *cluster) apiService(ctx context.Context, inside string) error {
 		return fmt.Errorf("update the endpoint of the API server: %w", err)
 	}
 	return nil
+}
+
+// dnsService is kube-system/kube-dns, the Service that pods ask names of. Behind it
+// is this process.
+func (c *cluster) dnsService(ctx context.Context) error {
+	const name = "kube-dns"
+	labels := map[string]string{"k8s-app": name, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}
+	if err := ensure(ctx, c.local, client.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name, Labels: labels},
+		Spec: corev1.ServiceSpec{ClusterIP: dnsServiceIP, ClusterIPs: []string{dnsServiceIP}, Ports: []corev1.ServicePort{
+			{Name: "dns", Port: dnsPort, Protocol: corev1.ProtocolUDP}, {Name: "dns-tcp", Port: dnsPort, Protocol: corev1.ProtocolTCP}}}}); err != nil {
+		return err
+	}
+	number := int32(dnsPort)
+	return ensure(ctx, c.local, client.EndpointSlices, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name, "k8s-app": name}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{gateway().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
+		Ports: []discoveryv1.EndpointPort{{Name: ptr.To("dns"), Port: &number, Protocol: ptr.To(corev1.ProtocolUDP)}, {Name: ptr.To("dns-tcp"), Port: &number, Protocol: ptr.To(corev1.ProtocolTCP)}}})
 }
 
 func (c *cluster) controllers(ctx context.Context) {
@@ -459,6 +487,13 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 		return nil, nil, err
 	}
 	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir)) })
+	names, err := dns.New(dns.Config{Client: c.local.As("system:serviceaccount:kube-system:coredns"), Domain: clusterDomain, Listen: netip.AddrPortFrom(gateway(), dnsPort),
+		Sockets: podnet.Early(), Ranges: []netip.Prefix{podRange, serviceRange}, Logger: c.log})
+	if err != nil {
+		rt.Close()
+		return nil, nil, err
+	}
+	c.part(ctx, "DNS", names.Run)
 	self := c.local.As("system:node:"+c.NodeName, "system:nodes")
 	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.As("system:kube-proxy"), NodeName: c.NodeName, Logger: c.log}).Run)
 	recorder := events.New(self, "kubelet", c.NodeName, c.log)
@@ -466,7 +501,7 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: c.NodeName, NodeIPs: []string{c.NodeIP}, Client: self, Runtime: rt, Images: rt,
 		RootDir: kubeletDir(c.DataDir), LogDir: filepath.Join(c.DataDir, "logs"), ImageRoot: imageDir(c.DataDir),
-		ClusterDomain: clusterDomain, ClusterDNS: []string{podRange.Masked().Addr().Next().String()}, MaxPods: 110, Version: KubernetesVersion,
+		ClusterDomain: clusterDomain, ClusterDNS: []string{dnsServiceIP}, MaxPods: 110, Version: KubernetesVersion,
 		Listen: ":" + kubeletPort, Recorder: recorder, Logger: c.log,
 		TLS: &tls.Config{Certificates: []tls.Certificate{c.kubelet.TLS()}, ClientCAs: c.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Authorize: func(r *http.Request) error {

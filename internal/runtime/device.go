@@ -99,7 +99,7 @@ func hostDevices(host, inside string) (out []shim.Device, err error) {
 		}
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
-			return nil //nolint:nilerr // it was unplugged
+			return nil // it was unplugged
 		}
 		rel, err := filepath.Rel(host, path)
 		if err != nil {

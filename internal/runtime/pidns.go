@@ -61,7 +61,7 @@ func (sb *sandbox) first() (*os.File, error) {
 	}
 	fd, err := unix.PidfdOpen(sb.First, 0)
 	if err != nil {
-		return nil, nil //nolint:nilerr // it is gone
+		return nil, nil // it is gone
 	}
 	process := os.NewFile(uintptr(fd), "pidfd")
 	// The number may have become another's: that one is in another namespace.

@@ -58,7 +58,7 @@ func runAll(m *testing.M) (code int) {
 	}()
 	archive := filepath.Join(data, "tools.tar")
 	pack := []string{"run", "../image", "-o", archive, "-t", tools, "-c", "sh"}
-	for _, applet := range strings.Fields("sh sleep id cat nc wget nslookup tar ls stty mkdir rm hostname env seq date touch kill ps head wc mount grep ssl_client") {
+	for _, applet := range strings.Fields("sh sleep id cat nc wget nslookup tar ls stty mkdir rm hostname env seq date touch kill ps head wc mount grep") {
 		pack = append(pack, "-l", "bin/"+applet+"=busybox")
 	}
 	if out, err := try("go", append(pack, "/bin/busybox=/bin/busybox", filepath.Join(bin, "hello")+"=/bin/hello")...); err != nil {

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -347,4 +349,63 @@ func TestOwnersBeforeTheFirstApply(t *testing.T) {
 	wantStatus(t, err, 409, `conflict with "before-first-apply" using v1`)
 	o = w.applyCM("a", `{k: v}`)
 	wantOwners(t, o, `a Apply {"f:data":{"f:k":{}}}`, `before-first-apply Update {"f:data":{".":{},"f:k":{}},"f:metadata":{"f:labels":{".":{},"f:a":{}}}}`)
+}
+
+// No apply takes away what another has put there, however many come at once (A17).
+func TestAppliersAtOnceKeepEachOthersFields(t *testing.T) {
+	w := newWorld(t)
+	const appliers, rounds = 8, 10
+	var wg sync.WaitGroup
+	for i := range appliers {
+		wg.Go(func() {
+			for round := range rounds {
+				body := cm(fmt.Sprintf(`{shared: s, k%d: "%d"}`, i, round))
+				_, _, err := w.of(configMaps).Patch(w.ctx, "default", "c", "", types.ApplyYAMLPatchType, []byte(body), metav1.PatchOptions{FieldManager: fmt.Sprintf("m%d", i)})
+				if err != nil {
+					t.Errorf("applier %d: %v", i, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	o := w.get(configMaps, "default", "c").(*corev1.ConfigMap)
+	if len(o.Data) != appliers+1 || len(o.ManagedFields) != appliers {
+		t.Fatalf("data %v, owners %v", o.Data, owners(o))
+	}
+	for i, e := range o.ManagedFields {
+		key := fmt.Sprintf("k%s", strings.TrimPrefix(e.Manager, "m"))
+		if e.FieldsV1.GetRawString() != fmt.Sprintf(`{"f:data":{"f:%s":{},"f:shared":{}}}`, key) || o.Data[key] != strconv.Itoa(rounds-1) {
+			t.Errorf("owner %d: %s, data %v", i, owners(o)[i], o.Data)
+		}
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	for _, body := range []string{deploymentYAML, cm("{x: 1}"), "", "[]", "null", "apiVersion: apps/v1\nkind: Deployment\nmetadata: null\nspec: {replicas: 1.5}",
+		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {template: {spec: {containers: [{name: c}, {name: c}]}}}",
+		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, labels: {a: 1}}\nspec: {template: {spec: {containers: [null, {}]}}}",
+		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, ownerReferences: [{uid: x}]}\nspec: {template: {spec: {containers: {a: b}}}}"} {
+		f.Add(body)
+	}
+	shared := newWorld(f)
+	f.Fuzz(func(t *testing.T, body string) {
+		w := *shared
+		w.t = t
+		if _, _, err := w.of(deployments).Delete(w.ctx, "default", "d", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		w.apply(apply{gvr: deployments, name: "d", manager: "a", body: deploymentYAML})
+		for _, sub := range []string{"", "status"} {
+			o, _, err := w.tryApply(apply{gvr: deployments, name: "d", sub: sub, manager: "b", body: body, force: true})
+			if err != nil {
+				if _, ok := err.(apierrors.APIStatus); !ok {
+					t.Errorf("%T: %v", err, err)
+				}
+				continue
+			}
+			if o.GetName() != "d" || o.GetUID() == "" {
+				t.Errorf("became %+v", o)
+			}
+		}
+	})
 }

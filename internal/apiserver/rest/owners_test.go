@@ -293,3 +293,15 @@ func TestTheStatusOfADeploymentHasNoSayAboutItsLabels(t *testing.T) {
 		t.Errorf("owners: %v", have)
 	}
 }
+
+// Events are served in two groups.
+func TestOwnersOfAnotherGroup(t *testing.T) {
+	w := newWorld(t)
+	newer := schema.GroupVersionResource{Group: "events.k8s.io", Version: "v1", Resource: "events"}
+	w.create(events, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p"}, Reason: "R", Message: "m", Type: "Normal"})
+	o := w.apply(apply{gvr: newer, name: "e", manager: "a", force: true, body: "apiVersion: events.k8s.io/v1\nkind: Event\nmetadata: {name: e, labels: {a: b}}"})
+	have := owners(o)
+	if len(have) != 2 || have[0] != `a Apply {"f:metadata":{"f:labels":{"f:a":{}}}}` || !strings.HasPrefix(have[1], `tester Update {"f:involvedObject":{}`) {
+		t.Errorf("owners: %v", have)
+	}
+}

@@ -77,15 +77,8 @@ func (x *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { _ = x.events.Run(ctx) })
 	return x.loop.Run(ctx, workers,
 		loop.Source{Informer: x.pods, Handle: x.podChanged},
-		loop.Source{Informer: x.revisions, Handle: func(e client.Event) {
-			x.history.Index.Apply(e)
-			// A revision that somebody deletes or edits is brought back.
-			if r, ok := e.Object.(*appsv1.ControllerRevision); ok && e.Type != client.Added {
-				if ref := x.history.Index.Of(r); ref != nil {
-					x.loop.Add(key{Namespace: r.Namespace, Name: ref.Name})
-				}
-			}
-		}},
+		// What others do to revisions is looked at with the next event: it changes no pod.
+		loop.Source{Informer: x.revisions, Handle: func(e client.Event) { x.history.Index.Apply(e) }},
 		loop.Source{Informer: x.nodes.Informer, Handle: x.nodeChanged},
 		loop.Source{Informer: x.sets.Informer, Handle: func(e client.Event) {
 			if e.Object != nil {

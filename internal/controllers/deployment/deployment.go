@@ -24,7 +24,11 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/owned"
 )
 
-const workers = 5
+const (
+	workers = 5
+	// lateAfter is when to look again for a write that the watch has not told of.
+	lateAfter = 10 * time.Second
+)
 
 // Controller writes ReplicaSets, and the status and revision of Deployments.
 type Controller struct {
@@ -34,13 +38,16 @@ type Controller struct {
 	deployments client.Typed[*appsv1.Deployment]
 	sets        client.Typed[*appsv1.ReplicaSet]
 	pods        client.Typed[*corev1.Pod]
-	pending     owned.Pending[types.NamespacedName]
+	index       *owned.Index[*appsv1.ReplicaSet]
+	writes      *owned.Writes[types.NamespacedName, *appsv1.ReplicaSet]
 }
 
 // New returns the controller.
 func New(c client.Interface, log *slog.Logger) *Controller {
 	x := &Controller{client: c, events: events.New(c, "deployment-controller", "", log), deployments: client.Deployments.Informer(c, client.Scope{}),
-		sets: client.ReplicaSets.Informer(c, client.Scope{}), pods: client.Pods.Informer(c, client.Scope{})}
+		sets: client.ReplicaSets.Informer(c, client.Scope{}), pods: client.Pods.Informer(c, client.Scope{}),
+		index: owned.NewIndex[*appsv1.ReplicaSet](client.Deployments.GVK.GroupKind())}
+	x.writes = owned.NewWrites[types.NamespacedName](x.sets.Informer, x.index)
 	x.loop = loop.New("deployment", log, x.sync)
 	return x
 }
@@ -82,6 +89,7 @@ func (x *Controller) setChanged(e client.Event) {
 	if e.Object == nil {
 		return
 	}
+	x.index.Apply(e)
 	if e.Old != nil {
 		x.addOwner(e.Old)
 	}
@@ -109,11 +117,12 @@ func (x *Controller) addOwner(o client.Object) {
 func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 	shared, ok := x.deployments.Get(key.Namespace, key.Name)
 	if !ok {
-		x.pending.Forget(key)
+		x.writes.Forget(key)
 		return nil
 	}
-	if !x.pending.Shown(key, x.sets.Informer) {
-		x.loop.After(key, time.Second)
+	// What the index does not show yet comes as an event, and with it the next pass.
+	if !x.writes.Settled(key) {
+		x.loop.After(key, lateAfter)
 		return nil
 	}
 	selector, err := metav1.LabelSelectorAsSelector(shared.Spec.Selector)
@@ -129,7 +138,7 @@ func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 		Live: func(ctx context.Context) (client.Object, error) {
 			return client.Deployments.Get(ctx, x.client, key.Namespace, key.Name)
 		}}.
-		Of(ctx, x.sets.List(key.Namespace, nil))
+		Of(ctx, x.newest(x.index.OwnedOrOrphaned(key.Namespace, shared.UID)))
 	if err != nil {
 		return err
 	}
@@ -143,6 +152,18 @@ func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 		x.loop.After(key, again)
 	}
 	return err
+}
+
+// newest replaces the states that the index has by those of the view, which may be
+// newer: sizes are decided on.
+func (x *Controller) newest(sets []*appsv1.ReplicaSet) []*appsv1.ReplicaSet {
+	out := sets[:0]
+	for _, s := range sets {
+		if now, ok := x.sets.Get(s.Namespace, s.Name); ok {
+			out = append(out, now)
+		}
+	}
+	return out
 }
 
 // rollout is one pass over one Deployment.

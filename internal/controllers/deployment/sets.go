@@ -125,7 +125,7 @@ func (r *rollout) ensureNew(ctx context.Context) error {
 		r.events.Eventf(r.d, corev1.EventTypeWarning, "ReplicaSetCreateError", "%s", message)
 		return fmt.Errorf("create replica set %s/%s: %w", set.Namespace, set.Name, err)
 	}
-	r.pending.Created(r.key, r.sets.Informer, made)
+	r.writes.Created(r.key, made)
 	r.new = made
 	if n := *made.Spec.Replicas; n > 0 {
 		r.events.Eventf(r.d, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled up replica set %s from 0 to %d", made.Name, n)

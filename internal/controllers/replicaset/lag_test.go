@@ -2,11 +2,13 @@ package replicaset_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/controllers/owned"
@@ -94,4 +96,42 @@ func BenchmarkSyncWithNothingToDo(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A node that refuses every pod must not make the controller fill the store.
+func TestRefusedPodsAreReplacedEverMoreSlowly(t *testing.T) {
+	in(t, func(w world) {
+		var refuse atomic.Bool
+		refuse.Store(true)
+		control.Run(w, replicaset.New(w.c, quiet), control.Kubelet{Client: w.c, Status: func(p *corev1.Pod) corev1.PodStatus {
+			if refuse.Load() {
+				return corev1.PodStatus{Phase: corev1.PodFailed, Reason: "OutOfcpu"}
+			}
+			return p.Status
+		}})
+		w.create(set(1))
+		time.Sleep(time.Minute)
+		if n := len(w.pods()); n < 5 || n > 15 {
+			w.Errorf("%d pods in a minute, want a back-off from 0.1 s to 30 s", n)
+		}
+		refuse.Store(false)
+		time.Sleep(time.Minute)
+		if s := w.status(); s.ReadyReplicas != 1 {
+			w.Errorf("afterwards: %+v", s)
+		}
+		// One that ran and then failed is replaced at once.
+		for _, p := range w.pods() {
+			if p.Status.Phase == corev1.PodRunning {
+				p = p.DeepCopy()
+				p.Status.Phase = corev1.PodFailed
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{StartedAt: metav1.Now(), ExitCode: 1}}}}
+				if _, err := client.Pods.UpdateStatus(w.Context(), w.c, p); err != nil {
+					w.Fatal(err)
+				}
+			}
+		}
+		if s := w.status(); s.ReadyReplicas != 1 {
+			w.Errorf("after a failure: %+v", s)
+		}
+	})
 }

@@ -36,19 +36,21 @@ const (
 
 // Controller writes pods and the status of the sets.
 type Controller struct {
-	client client.Interface
-	name   string
-	source source
-	loop   *loop.Loop[types.NamespacedName]
-	events *events.Recorder
-	pods   client.Informer
-	index  *owned.Index[*corev1.Pod]
-	writes *owned.Writes[types.NamespacedName, *corev1.Pod]
+	client  client.Interface
+	name    string
+	source  source
+	loop    *loop.Loop[types.NamespacedName]
+	events  *events.Recorder
+	pods    client.Informer
+	index   *owned.Index[*corev1.Pod]
+	control owned.Control
+	writes  *owned.Writes[types.NamespacedName, *corev1.Pod]
 }
 
 func build(c client.Interface, log *slog.Logger, name, component string, s source) *Controller {
 	x := &Controller{client: c, name: name, source: s, pods: client.Pods.Informer(c, client.Scope{}).Informer, events: events.New(c, component, "", log),
 		index: owned.NewIndex[*corev1.Pod](s.gvk.GroupKind())}
+	x.control = owned.Control{Client: c, Recorder: x.events}
 	x.writes = owned.NewWrites[types.NamespacedName](x.pods, x.index)
 	x.loop = loop.New(name, log, x.sync)
 	return x
@@ -124,7 +126,8 @@ func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 		return fmt.Errorf("selector of %s %s: %w", x.source.gvk.Kind, key, err)
 	}
 	var candidates []*corev1.Pod
-	for _, p := range x.index.OwnedOrOrphaned(key.Namespace, set.UID) {
+	all := x.index.OwnedOrOrphaned(key.Namespace, set.UID)
+	for _, p := range all {
 		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 			candidates = append(candidates, p)
 		}
@@ -145,7 +148,15 @@ func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 	}
 	var failed error
 	created := []*corev1.Pod(nil)
-	if set.DeletionTimestamp == nil {
+	hold := time.Duration(0)
+	if len(active) < int(ptr.Deref(set.Spec.Replicas, 1)) {
+		hold = owned.HoldBack(slices.DeleteFunc(all, func(p *corev1.Pod) bool { return !metav1.IsControlledBy(p, set) }), time.Now())
+	}
+	switch {
+	case set.DeletionTimestamp != nil:
+	case hold > 0:
+		x.loop.After(key, hold)
+	default:
 		created, failed = x.scale(ctx, key, obj, set, active)
 	}
 	status := x.status(set, append(active, created...), terminating, failed, int(ptr.Deref(set.Spec.Replicas, 1))-len(active))
@@ -156,8 +167,8 @@ func (x *Controller) sync(ctx context.Context, key types.NamespacedName) error {
 			return errors.Join(failed, fmt.Errorf("write the status of %s %s: %w", x.source.gvk.Kind, key, err))
 		}
 	}
-	if failed == nil && set.Spec.MinReadySeconds > 0 && status.ReadyReplicas == ptr.Deref(set.Spec.Replicas, 1) && status.AvailableReplicas != status.ReadyReplicas {
-		x.loop.After(key, nextAvailable(active, set.Spec.MinReadySeconds))
+	if wait, some := owned.NextAvailable(active, set.Spec.MinReadySeconds, time.Now()); some {
+		x.loop.After(key, wait)
 	}
 	return failed
 }
@@ -169,16 +180,15 @@ func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner 
 	if diff > 0 {
 		diff = min(diff, burst)
 		made := make([]*corev1.Pod, diff)
+		want := owned.Pod(&set.Spec.Template, owner, x.source.gvk, prefix(set.Name))
 		_, err := owned.SlowStart(diff, func(i int) error {
-			pod, err := client.Pods.Create(ctx, x.client, owned.Pod(&set.Spec.Template, owner, x.source.gvk, prefix(set.Name)))
+			pod, err := x.control.Create(ctx, owner, want)
 			switch {
 			case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause), apierrors.IsNotFound(err):
 				return nil // the namespace is on its way out, and everything in it
 			case err != nil:
-				x.events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 				return fmt.Errorf("create a pod of %s %s: %w", x.source.gvk.Kind, key, err)
 			}
-			x.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
 			x.writes.Created(key, pod)
 			made[i] = pod
 			return nil
@@ -191,20 +201,12 @@ func (x *Controller) scale(ctx context.Context, key types.NamespacedName, owner 
 	surplus := min(-diff, burst)
 	doomed := doom(pods, x.related(set), surplus)
 	_, err := owned.SlowStart(surplus, func(i int) error {
-		pod := doomed[i]
-		uid := pod.UID
-		x.writes.Deleting(key, pod)
-		err := client.Pods.Delete(ctx, x.client, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
-		switch {
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-			return nil
-		case err != nil:
-			x.writes.Kept(key, pod)
-			x.events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
-			return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		x.writes.Deleting(key, doomed[i])
+		err := x.control.Delete(ctx, owner, doomed[i])
+		if err != nil {
+			x.writes.Kept(key, doomed[i])
 		}
-		x.events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
-		return nil
+		return err
 	})
 	return nil, err
 }

@@ -25,12 +25,11 @@ func (x *Controller) status(set *appsv1.ReplicaSet, pods []*corev1.Pod, terminat
 		if template.Matches(labels.Set(p.Labels)) {
 			s.FullyLabeledReplicas++
 		}
-		since, ready := owned.ReadySince(p)
-		if !ready {
+		if !owned.Ready(p) {
 			continue
 		}
 		s.ReadyReplicas++
-		if available(since, set.Spec.MinReadySeconds, now) {
+		if owned.Available(p, set.Spec.MinReadySeconds, now) {
 			s.AvailableReplicas++
 		}
 	}
@@ -47,23 +46,4 @@ func (x *Controller) status(set *appsv1.ReplicaSet, pods []*corev1.Pod, terminat
 			LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: failed.Error()})
 	}
 	return s
-}
-
-// available says whether a pod has been ready for long enough.
-func available(since metav1.Time, minReadySeconds int32, now time.Time) bool {
-	return minReadySeconds == 0 || !since.IsZero() && !since.Add(time.Duration(minReadySeconds)*time.Second).After(now)
-}
-
-// nextAvailable is how long until the next ready pod is available.
-func nextAvailable(pods []*corev1.Pod, minReadySeconds int32) time.Duration {
-	wait := time.Duration(minReadySeconds) * time.Second
-	now := time.Now()
-	for _, p := range pods {
-		if since, ready := owned.ReadySince(p); ready {
-			if left := since.Add(time.Duration(minReadySeconds) * time.Second).Sub(now); left > 0 && left < wait {
-				wait = left
-			}
-		}
-	}
-	return wait
 }

@@ -2,6 +2,7 @@ package statefulset_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,6 +133,11 @@ func TestAClaimOfAnotherControllerIsLeftAlone(t *testing.T) {
 		time.Sleep(time.Second)
 		if got, want := w.claims(), "data-db-0<Backup"; got != want {
 			w.Errorf("claims %q, want %q", got, want)
+		}
+		for _, e := range w.events() {
+			if strings.HasPrefix(e, "Warning") {
+				w.Errorf("event %q", e)
+			}
 		}
 	})
 }

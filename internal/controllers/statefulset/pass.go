@@ -123,10 +123,14 @@ func (p *pass) member(ctx context.Context, i int) (stop bool, err error) {
 	case ended(pod):
 		// However its containers ended, the member is wanted: a new one is made when
 		// this one has gone.
-		if pod.DeletionTimestamp == nil {
-			err = p.delete(ctx, pod)
+		if pod.DeletionTimestamp != nil {
+			return true, nil
 		}
-		return true, err
+		if wait := pod.CreationTimestamp.Add(refusedFor).Sub(p.now); wait > 0 && owned.Refused(pod) {
+			p.loop.After(p.key, wait) // its node would refuse the next one as soon
+			return true, nil
+		}
+		return true, p.delete(ctx, pod)
 	case pod.Status.Phase == corev1.PodPending:
 		if err := p.makeClaims(ctx, pod); err != nil {
 			return true, err

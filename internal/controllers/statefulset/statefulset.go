@@ -31,6 +31,8 @@ const (
 	workers = 4
 	// lateAfter is when to look again for a write that the watch has not told of.
 	lateAfter = 10 * time.Second
+	// refusedFor is the least time between pods that a node refuses.
+	refusedFor = 2 * time.Second
 )
 
 type key = types.NamespacedName

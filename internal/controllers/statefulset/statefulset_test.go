@@ -255,6 +255,27 @@ func TestAPodThatEndedIsMadeAgain(t *testing.T) {
 	})
 }
 
+func TestARefusedPodIsNotMadeAgainAtOnce(t *testing.T) {
+	in(t, func(w world) {
+		made := map[types.UID]bool{}
+		control.AtEveryRevision(w, w.c, func(pods map[string]*corev1.Pod) error {
+			for _, p := range pods {
+				made[p.UID] = true
+			}
+			return nil
+		})
+		w.run(control.Kubelet{Status: func(*corev1.Pod) corev1.PodStatus {
+			return corev1.PodStatus{Phase: corev1.PodFailed, Reason: "NodePorts"}
+		}})
+		w.create(1)
+		time.Sleep(time.Minute)
+		w.get()
+		if len(made) < 10 || len(made) > 31 {
+			w.Errorf("%d pods in a minute, want one in two seconds", len(made))
+		}
+	})
+}
+
 func TestAdoptsItsOwnNamesOnly(t *testing.T) {
 	in(t, func(w world) {
 		for _, name := range []string{"db-0", "db-x", "other-1"} {

@@ -46,7 +46,7 @@ type Store struct {
 	mu     sync.Mutex
 	index  []Image
 	stamp  fileStamp
-	inUse  map[string]int // diff ID -> containers and unpacking under way
+	inUse  map[string]*use // diff ID -> containers and unpacking under way
 	unpack map[string]*unpacking
 }
 
@@ -59,8 +59,8 @@ type fileStamp struct {
 // Open returns the store in root, made when it does not exist, and clears away
 // what an interrupted unpacking left.
 func Open(root string, log *slog.Logger) (*Store, error) {
-	s := &Store{root: root, log: log, inUse: map[string]int{}, unpack: map[string]*unpacking{}}
-	for _, dir := range []string{"layers", "configs", "tmp"} {
+	s := &Store{root: root, log: log, inUse: map[string]*use{}, unpack: map[string]*unpacking{}}
+	for _, dir := range []string{"layers", "configs", "tmp", "locks"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			return nil, fmt.Errorf("make the image folder: %w", err)
 		}
@@ -146,6 +146,7 @@ func (s *Store) save(index []Image) error {
 	}
 	tmp := filepath.Join(s.root, "tmp", "index.json")
 	if err := writeSynced(tmp, b); err != nil {
+		_ = os.Remove(tmp)
 		return fmt.Errorf("write the image index: %w", err)
 	}
 	if err := os.Rename(tmp, s.indexPath()); err != nil {
@@ -162,37 +163,6 @@ func writeSynced(path string, b []byte) error {
 	}
 	_, err = f.Write(b)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// sweep removes layers and configurations that no image has and no one uses.
-func (s *Store) sweep() error {
-	keep := map[string]bool{}
-	for _, img := range s.index {
-		keep[hex(img.ID)] = true
-		for _, l := range img.Layers {
-			keep[hex(l)] = true
-		}
-	}
-	for l := range s.inUse {
-		keep[hex(l)] = true
-	}
-	for l := range s.unpack {
-		keep[hex(l)] = true
-	}
-	for _, dir := range []string{"layers", "configs"} {
-		entries, err := os.ReadDir(filepath.Join(s.root, dir))
-		if err != nil {
-			return fmt.Errorf("clear the image store: %w", err)
-		}
-		for _, e := range entries {
-			if !keep[strings.TrimSuffix(e.Name(), sizeFile)] {
-				if err := os.RemoveAll(filepath.Join(s.root, dir, e.Name())); err != nil {
-					return fmt.Errorf("clear the image store: %w", err)
-				}
-			}
-		}
-	}
-	return nil
 }
 
 // List returns the images, newest last.
@@ -255,21 +225,11 @@ func (s *Store) Hold(img Image) (dirs []string, release func(), err error) {
 		}
 		dirs = append(dirs, path)
 	}
-	for _, l := range img.Layers {
-		s.inUse[l]++
+	if err := s.retain(img.Layers); err != nil {
+		return nil, nil, err
 	}
 	var once sync.Once
 	return dirs, func() { once.Do(func() { s.drop(img.Layers) }) }, nil
-}
-
-func (s *Store) drop(layers []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range layers {
-		if s.inUse[l]--; s.inUse[l] <= 0 {
-			delete(s.inUse, l)
-		}
-	}
 }
 
 // Remove takes a name off an image; with the last name, or when ref is an ID, the

@@ -10,10 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Bounds on what an image may claim.
@@ -64,11 +67,14 @@ func (s *Store) add(ctx context.Context, img v1.Image, tags, digests []string) (
 	}
 	// What was just unpacked must not be swept before the index names it.
 	s.mu.Lock()
-	for _, l := range out.Layers {
-		s.inUse[l]++
-	}
+	err = s.retain(out.Layers)
 	s.mu.Unlock()
-	defer s.drop(out.Layers)
+	if err != nil {
+		return Image{}, err
+	}
+	var once sync.Once
+	release := func() { once.Do(func() { s.drop(out.Layers) }) }
+	defer release()
 
 	type result struct {
 		size int64
@@ -96,17 +102,35 @@ func (s *Store) add(ctx context.Context, img v1.Image, tags, digests []string) (
 			cancel()
 		}
 	}
+	if failed == nil {
+		failed = s.record(out, raw)
+	}
 	if failed != nil {
-		return Image{}, failed
+		release()
+		return Image{}, errors.Join(failed, s.forget())
 	}
-	tmp := filepath.Join(s.root, "tmp", "config-"+hex(sum))
-	if err := writeSynced(tmp, raw); err != nil {
-		return Image{}, fmt.Errorf("write the image configuration: %w", err)
+	return out, nil
+}
+
+// record writes an image down whose layers are in place.
+func (s *Store) record(img Image, config []byte) error {
+	tmp := filepath.Join(s.root, "tmp", "config-"+hex(img.ID))
+	err := writeSynced(tmp, config)
+	if err == nil {
+		err = os.Rename(tmp, s.configPath(img.ID))
 	}
-	if err := os.Rename(tmp, s.configPath(sum)); err != nil {
-		return Image{}, fmt.Errorf("write the image configuration: %w", err)
+	if err != nil {
+		_ = os.Remove(tmp)
+		return fmt.Errorf("write the image configuration: %w", err)
 	}
-	return out, s.put(out)
+	return s.put(img)
+}
+
+// forget removes what a failed image leaves: layers and a configuration that no other has.
+func (s *Store) forget() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.locked(s.sweep)
 }
 
 // layer makes sure that a layer is unpacked, once for all who ask, and returns its size.
@@ -175,11 +199,15 @@ func (s *Store) unpackLayer(ctx context.Context, l v1.Layer, diffID v1.Hash) err
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
+	room, err := free(tmp)
+	if err != nil {
+		return err
+	}
 	sum := sha256.New()
 	counted := bufio.NewReaderSize(io.TeeReader(r, sum), 1<<20)
 	// Apply resolves every path inside the root, whatever the archive says, and
 	// turns whiteouts into those of overlayfs.
-	size, err := archive.Apply(ctx, tmp, counted, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithFilter(plain))
+	size, err := archive.Apply(ctx, tmp, counted, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithFilter(func(h *tar.Header) (bool, error) { return plain(h, &room) }))
 	if err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
@@ -196,14 +224,39 @@ func (s *Store) unpackLayer(ctx context.Context, l v1.Layer, diffID v1.Hash) err
 	if err := os.Rename(tmp, dest); err != nil {
 		return err
 	}
-	return writeSynced(dest+sizeFile, []byte(fmt.Sprint(size)))
+	if err := writeSynced(dest+sizeFile, []byte(fmt.Sprint(size))); err != nil {
+		return errors.Join(err, os.RemoveAll(dest), os.RemoveAll(dest+sizeFile))
+	}
+	return nil
 }
 
-// plain refuses what no image needs: an archive entry that names a device with a
-// whiteout's numbers would be taken for one.
-func plain(h *tar.Header) (bool, error) {
+// free is how many bytes the file system of a folder has room for.
+func free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("look at the images' file system: %w", err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// plain leaves out what no image needs: a device with a whiteout's numbers, which
+// would be taken for one, and attributes by which overlayfs is told what lies below.
+// A file that is larger than the room there is is refused before it fills the disk:
+// a sparse one costs the archive nothing.
+func plain(h *tar.Header, room *int64) (bool, error) {
 	if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
 		return false, nil
+	}
+	for key := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok && (strings.HasPrefix(name, "trusted.") || strings.HasPrefix(name, "user.overlay.")) {
+			delete(h.PAXRecords, key)
+		}
+	}
+	if h.Typeflag == tar.TypeReg {
+		if h.Size > *room {
+			return false, fmt.Errorf("%s has %d bytes, there is room for %d: %w", h.Name, h.Size, *room, unix.ENOSPC)
+		}
+		*room -= h.Size
 	}
 	return true, nil
 }

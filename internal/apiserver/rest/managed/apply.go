@@ -96,6 +96,9 @@ func (o objects) ConvertFieldLabel(_ schema.GroupVersionKind, label, value strin
 func (o objects) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
 	gvk := in.GetObjectKind().GroupVersionKind()
 	to, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{gvk})
+	if gv, one := target.(schema.GroupVersion); !ok && one {
+		to, ok = gv.WithKind(gvk.Kind), true // events have two groups
+	}
 	if !ok {
 		return nil, runtime.NewNotRegisteredGVKErrForTarget("the served kinds", gvk, target)
 	}

@@ -47,6 +47,7 @@ func (k *Kinds) Of(obj runtime.Object) (*Kind, error) {
 		return kind, nil
 	}
 	kind, err := k.kind(obj, t)
+	k.defs.done()
 	if err != nil {
 		return nil, fmt.Errorf("read how the fields of %T are owned: %w", obj, err)
 	}
@@ -80,6 +81,7 @@ func (k *Kind) parseable() (*typed.ParseableType, error) {
 		k.kinds.mu.Lock()
 		defer k.kinds.mu.Unlock()
 		k.types, k.typesErr = k.kinds.defs.parseable(k.name)
+		k.kinds.defs.done()
 	})
 	return k.types, k.typesErr
 }

@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"weak"
 
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
@@ -67,10 +68,12 @@ type Field struct {
 	Default any    `json:"d,omitempty"`
 }
 
-// definitions are the decoded types by their OpenAPI name.
+// definitions reads types by their OpenAPI name. What it has read it keeps as
+// long as the garbage collector lets it: plans are made once, and most soon after
+// the start.
 type definitions struct {
-	raw   map[string][]byte // not decoded yet, nil: not read yet
-	types map[string]*Type
+	lines weak.Pointer[map[string][]byte] // types that are not decoded
+	types map[string]*Type                // of the plan that is made
 }
 
 // find returns a type, nil when there is none of that name.
@@ -78,10 +81,11 @@ func (d *definitions) find(name string) (*Type, error) {
 	if t, ok := d.types[name]; ok {
 		return t, nil
 	}
-	if err := d.open(); err != nil {
+	lines, err := d.open()
+	if err != nil {
 		return nil, err
 	}
-	raw, ok := d.raw[name]
+	raw, ok := lines[name]
 	if !ok {
 		return nil, nil
 	}
@@ -89,31 +93,38 @@ func (d *definitions) find(name string) (*Type, error) {
 	if err := json.Unmarshal(raw, t); err != nil {
 		return nil, fmt.Errorf("read the schema of %s: %w", name, err)
 	}
+	if d.types == nil {
+		d.types = map[string]*Type{}
+	}
 	d.types[name] = t
 	return t, nil
 }
 
-func (d *definitions) open() error {
-	if d.raw != nil {
-		return nil
+// done forgets the types of the plan that was made.
+func (d *definitions) done() { d.types = nil }
+
+func (d *definitions) open() (map[string][]byte, error) {
+	if lines := d.lines.Value(); lines != nil {
+		return *lines, nil
 	}
 	z, err := gzip.NewReader(bytes.NewReader(compressed))
 	if err != nil {
-		return fmt.Errorf("read the schema of the built-in types: %w", err)
+		return nil, fmt.Errorf("read the schema of the built-in types: %w", err)
 	}
 	b, err := io.ReadAll(z)
 	if err != nil {
-		return fmt.Errorf("read the schema of the built-in types: %w", err)
+		return nil, fmt.Errorf("read the schema of the built-in types: %w", err)
 	}
-	d.raw, d.types = map[string][]byte{}, map[string]*Type{}
+	lines := map[string][]byte{}
 	for line := range bytes.Lines(b) {
 		name, def, ok := bytes.Cut(line, []byte{' '})
 		if !ok {
-			return fmt.Errorf("read the schema of the built-in types: a line without a type")
+			return nil, fmt.Errorf("read the schema of the built-in types: a line without a type")
 		}
-		d.raw[string(name)] = def
+		lines[string(name)] = def
 	}
-	return nil
+	d.lines = weak.Make(&lines)
+	return lines, nil
 }
 
 // resolve returns the type that r refers to.
