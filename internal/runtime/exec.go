@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -104,7 +105,7 @@ func (c *command) drop() {
 
 // run starts the program and waits; one that ended with a code is a
 // utilexec.CodeExitError.
-func (c *command) run(began func()) error {
+func (c *command) run(began func() error) error {
 	err := c.Start()
 	for _, f := range c.theirs {
 		f.Close()
@@ -114,7 +115,10 @@ func (c *command) run(began func()) error {
 		return fmt.Errorf("run the container helper: %w", err)
 	}
 	if began != nil {
-		began()
+		if err := began(); err != nil {
+			c.ours.Close()
+			return errors.Join(err, ignoreExit(c.Wait()))
+		}
 	}
 	text := hear(c.ours)
 	err = c.Wait()
@@ -126,6 +130,15 @@ func (c *command) run(began func()) error {
 		return utilexec.CodeExitError{Code: exit.ExitCode(), Err: fmt.Errorf("command terminated with exit code %d", exit.ExitCode())}
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	return err
+}
+
+// ignoreExit leaves out that a helper which has said why it failed has failed.
+func ignoreExit(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
 		return nil
 	}
 	return err
@@ -269,59 +282,95 @@ func (r streamRuntime) Exec(ctx context.Context, id string, args []string, in io
 	return cmd.run(nil)
 }
 
+// runTerminal runs a command at a terminal, which the helper opens among the
+// container's own.
 func runTerminal(ctx context.Context, cmd *command, in io.Reader, out io.Writer, resize <-chan remotecommand.TerminalSize) error {
-	master, slave, err := openTerminal()
-	if err != nil {
-		cmd.drop()
-		return err
-	}
-	defer master.Close()
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	done := make(chan struct{})
+	var master *os.File
 	var wg sync.WaitGroup
-	go func() {
-		for {
-			select {
-			case size, ok := <-resize:
-				if !ok {
-					return
-				}
-				_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
-			case <-done:
-				return
-			case <-ctx.Done():
-				return
-			}
+	done := make(chan struct{})
+	err := cmd.run(func() error {
+		var err error
+		if master, err = hearTerminal(cmd.ours); err != nil {
+			return err
 		}
-	}()
-	if in != nil {
-		go func() { _, _ = io.Copy(master, in) }()
-	}
-	if out != nil {
+		wg.Go(func() { follow(ctx, master, resize, done) })
+		if in != nil {
+			go func() { _, _ = io.Copy(master, in) }() // ends with the client's stream
+		}
+		if out == nil {
+			out = io.Discard
+		}
 		wg.Go(func() { _, _ = io.Copy(out, master) })
+		return nil
+	})
+	if ctx.Err() != nil && master != nil {
+		master.Close() // it hangs up, whoever still holds it
 	}
-	err = cmd.run(func() { slave.Close() })
 	close(done)
 	wg.Wait() // the terminal reads EIO once the last process has closed it
+	if master != nil {
+		master.Close()
+	}
 	return err
 }
 
-func openTerminal() (master, slave *os.File, err error) {
-	if master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+// follow passes the client's sizes on.
+func follow(ctx context.Context, terminal *os.File, sizes <-chan remotecommand.TerminalSize, done <-chan struct{}) {
+	for {
+		select {
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			setSize(terminal, size)
+		case <-done:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		slave, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
+}
+
+func setSize(terminal *os.File, size remotecommand.TerminalSize) {
+	raw, err := terminal.SyscallConn()
 	if err != nil {
-		master.Close()
-		return nil, nil, fmt.Errorf("open a terminal: %w", err)
+		return
 	}
-	return master, slave, nil
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Height, Col: size.Width})
+	})
+}
+
+// hearTerminal receives the terminal that the helper has opened.
+func hearTerminal(f *os.File) (*os.File, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	text, control := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
+	var n, nc int
+	var failed error
+	if err := raw.Read(func(fd uintptr) bool {
+		n, nc, _, _, failed = unix.Recvmsg(int(fd), text, control, unix.MSG_CMSG_CLOEXEC)
+		return !errors.Is(failed, unix.EAGAIN)
+	}); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("receive the terminal: %w", failed)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:nc])
+	if err != nil || len(messages) == 0 {
+		return nil, notRun(cmp.Or(string(text[:n]), "the container helper ended without a word"))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("receive the terminal: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, errors.Join(err, unix.Close(fds[0]))
+	}
+	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }
 
 func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -277,4 +278,74 @@ func TestProtocolV5(t *testing.T) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
+}
+
+// The terminal is one of the container's own: programs find its name.
+func TestTerminals(t *testing.T) {
+	n := newNode(t)
+	pod, pc := n.pod()
+	user := secure(func(s *runtimeapi.LinuxContainerSecurityContext) { s.RunAsUser = number(1000) })
+	id := n.begin(pod, pc, config("tty; stat -c %u $(tty); test -c /dev/console && echo console; while read l; do echo got $l; stty size; done", user, func(c *conConfig) { c.Tty, c.Stdin = true, true }))
+	until(t, "it has begun", func() bool { return strings.Contains(n.output(id), "console") })
+	if out := n.output(id); out != "/dev/pts/0\r\n1000\r\nconsole\r\n" {
+		t.Errorf("a container's terminal: %q", out)
+	}
+	resp, err := n.Attach(t.Context(), &runtimeapi.AttachRequest{ContainerId: id, Stdin: true, Stdout: true, Tty: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := make(chan remotecommand.TerminalSize, 1)
+	sizes <- remotecommand.TerminalSize{Width: 77, Height: 33}
+	in, w := io.Pipe()
+	var out lockedBuffer
+	done := make(chan error, 1)
+	go func() {
+		done <- executors(t, resp.Url)["WebSocket v5"].StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: queue(sizes)})
+	}()
+	until(t, "the size has arrived", func() bool {
+		_, _ = io.WriteString(w, "line\n")
+		time.Sleep(10 * time.Millisecond)
+		return strings.Contains(out.String(), "got line\r\n33 77\r\n")
+	})
+	for _, protocol := range []string{"WebSocket v5", "SPDY"} {
+		r, err := n.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", "tty; stat -c %u $(tty)"}, Tty: true, Stdin: true, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		if err := executors(t, r.Url)[protocol].StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader(""), Stdout: &said, Tty: true}); err != nil || said.String() != "/dev/pts/1\r\n1000\r\n" {
+			t.Errorf("%s: a command's terminal: %q, %v", protocol, said.String(), err)
+		}
+		r, err = n.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"none"}, Tty: true, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := executors(t, r.Url)[protocol].StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: &said, Tty: true}); err == nil || !strings.Contains(err.Error(), "executable file not found") {
+			t.Errorf("%s: %v", protocol, err)
+		}
+	}
+	if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	w.Close()
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

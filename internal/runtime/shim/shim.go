@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-//go:generate sh -c "gcc -std=gnu11 -O2 -static -s -Wall -Wextra -Werror -o bin/proa-shim src/*.c -lutil"
+//go:generate sh -c "gcc -std=gnu11 -O2 -static -s -Wall -Wextra -Werror -o bin/proa-shim src/*.c"
 
 //go:embed all:bin
 var files embed.FS

@@ -14,6 +14,16 @@ __attribute__((noreturn, format(printf, 2, 3))) void die(int report, const char 
 void join_namespaces(const struct spec *s, int report);
 /* Makes the container's file system and moves into it. */
 void enter_rootfs(const struct spec *s, int report);
+/* Opens a new terminal of the container's own /dev/pts, in which this process already
+ * is, for its user. Returns the side of whoever looks on; the program's is put on
+ * slave. */
+int new_terminal(const struct spec *s, int *slave, int report);
+/* Makes it this session's terminal and its streams. */
+void take_terminal(int slave, int report);
+/* Hands a descriptor over a socket, with a word. */
+int send_fd(int socket, int fd, const char *word);
+int receive_fd(int socket);
+
 /* Opens the seccomp program while its path still means it. */
 void keep_seccomp(struct spec *s, int report);
 /* Gives up what the container may not have, waits for a byte from go, and becomes

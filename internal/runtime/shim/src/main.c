@@ -6,7 +6,8 @@
  *   proa-shim exec SPEC                                 runs a command in a container
  *
  * run and exec talk on descriptor 3, a socket that keeps messages apart. run says
- * "pid N", waits for a word, and says "ok" when the program runs; exec says "ok".
+ * "pid N", waits for a word, and says "ok" when the program runs; exec says "tty",
+ * with the terminal, where one is wanted, and "ok".
  * Anything else is the text of an error. run then keeps the container's output (CRI
  * log format), serves BUNDLE/ctl.sock, and leaves BUNDLE/exit when the container
  * ends. exec ends its command when the socket is closed.
@@ -161,15 +162,15 @@ static int attend(pid_t child)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-static void run_command(struct spec *s, int failure[2], int go[2])
+static void run_command(struct spec *s, int failure[2], int go[2], int slave)
 {
 	int report = failure[1];
 	close(go[1]);
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	if (setsid() < 0)
 		die(report, "setsid: %s", strerror(errno));
-	if (s->tty && ioctl(0, TIOCSCTTY, 0) < 0)
-		die(report, "take the terminal: %s", strerror(errno));
+	if (s->tty)
+		take_terminal(slave, report);
 	become(s, report, go[0]);
 }
 
@@ -194,13 +195,20 @@ static int exec_in(const char *path)
 	if (setns(CONTAINER, CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP | CLONE_NEWNS) < 0)
 		die(REPORT, "%s: %s", errno == ESRCH ? "container is not running" : "join the container's namespaces", strerror(errno));
 	close(CONTAINER);
+	int slave = -1, master = s.tty ? new_terminal(&s, &slave, REPORT) : -1;
+	if (master >= 0 && send_fd(REPORT, master, "tty") < 0)
+		die(REPORT, "hand the terminal over: %s", strerror(errno));
 	pid_t child = fork_into(group, 0);
 	if (child < 0)
 		die(REPORT, "fork: %s", strerror(errno));
 	if (child == 0)
-		run_command(&s, failure, go);
+		run_command(&s, failure, go, slave);
 	close(failure[1]);
 	close(go[0]);
+	if (s.tty) {
+		close(slave);
+		close(master);
+	}
 	/* Only the command holds its streams, so that their end is seen. */
 	for (int fd = 0; fd < 3; fd++)
 		close(fd);

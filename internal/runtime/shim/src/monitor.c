@@ -6,13 +6,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pty.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -228,10 +228,20 @@ static void leave_status(int code, int sig, const char *why)
 }
 
 struct wires {
-	int in[2], out[2], err[2], slave;
+	int in[2], out[2], err[2];
+	int console[2]; /* the child hands its terminal over */
 	int failure[2]; /* why the child could not become the program; closed by exec */
 	int go[2];      /* the child waits here before it becomes the program */
 };
+
+/* Shows the terminal as /dev/console too. */
+static void console(int report)
+{
+	int fd = open("/dev/console", O_CREAT | O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || mount("/proc/self/fd/0", "/dev/console", NULL, MS_BIND, NULL) < 0)
+		die(report, "mount /dev/console: %s", strerror(errno));
+	close(fd);
+}
 
 static void become_container(struct wires *w)
 {
@@ -256,10 +266,7 @@ static void become_container(struct wires *w)
 	if (setsid() < 0)
 		die(report, "setsid: %s", strerror(errno));
 	int null = -1;
-	if (spec.tty) {
-		if (dup2(w->slave, 0) < 0 || dup2(w->slave, 1) < 0 || dup2(w->slave, 2) < 0 || ioctl(0, TIOCSCTTY, 0) < 0)
-			die(report, "take the terminal: %s", strerror(errno));
-	} else {
+	if (!spec.tty) {
 		if (!spec.open_stdin && (null = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0)
 			die(report, "open /dev/null: %s", strerror(errno));
 		if (dup2(spec.open_stdin ? w->in[0] : null, 0) < 0 || dup2(w->out[1], 1) < 0 || dup2(w->err[1], 2) < 0)
@@ -268,8 +275,15 @@ static void become_container(struct wires *w)
 	/* Everything else but the report is closed by exec. */
 	keep_seccomp(&spec, report);
 	enter_rootfs(&spec, report);
-	for (int fd = 0; fd < 3; fd++)
-		if (fd || spec.tty || spec.open_stdin)
+	if (spec.tty) {
+		int slave, master = new_terminal(&spec, &slave, report);
+		if (send_fd(w->console[1], master, "tty") < 0)
+			die(report, "hand the terminal over: %s", strerror(errno));
+		take_terminal(slave, report);
+		console(report);
+	}
+	for (int fd = 0; fd < 3 && !spec.tty; fd++)
+		if (fd || spec.open_stdin)
 			(void)!fchown(fd, spec.uid, (gid_t)-1);
 	become(&spec, report, w->go[0]);
 }
@@ -296,6 +310,13 @@ static void launch(struct wires *w)
 		close(group);
 	close(w->failure[1]);
 	close(w->go[0]);
+	if (spec.tty) {
+		close(w->console[1]);
+		input = terminal = receive_fd(w->console[0]); /* without one, the child says why */
+		close(w->console[0]);
+		if (terminal >= 0)
+			fcntl(terminal, F_SETFL, O_NONBLOCK | O_RDWR);
+	}
 	int n = snprintf(text, sizeof text, "pid %d", (int)container);
 	(void)!send(REPORT, text, (size_t)n, MSG_NOSIGNAL);
 	if (recv(REPORT, text, sizeof text, 0) <= 0) {
@@ -322,25 +343,22 @@ static void open_wires(struct wires *w)
 {
 	memset(w, 0xff, sizeof *w);
 	if (spec.tty) {
-		if (openpty(&terminal, &w->slave, NULL, NULL, NULL) < 0)
-			die(REPORT, "open a terminal: %s", strerror(errno));
-		fcntl(terminal, F_SETFD, FD_CLOEXEC);
-		fcntl(w->slave, F_SETFD, FD_CLOEXEC);
-		input = terminal;
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, w->console) < 0)
+			die(REPORT, "make a socket: %s", strerror(errno));
 	} else if (pipe2(w->out, O_CLOEXEC) < 0 || pipe2(w->err, O_CLOEXEC) < 0 || (spec.open_stdin && pipe2(w->in, O_CLOEXEC) < 0)) {
 		die(REPORT, "make pipes: %s", strerror(errno));
 	} else if (spec.open_stdin) {
 		input = w->in[1];
 	}
 	if (input >= 0)
-		fcntl(input, F_SETFL, O_NONBLOCK | (input == terminal ? O_RDWR : O_WRONLY));
+		fcntl(input, F_SETFL, O_NONBLOCK | O_WRONLY);
 	if (pipe2(w->failure, O_CLOEXEC) < 0 || pipe2(w->go, O_CLOEXEC) < 0)
 		die(REPORT, "make pipes: %s", strerror(errno));
 }
 
 static void close_wires(struct wires *w)
 {
-	int done[] = {w->slave, w->in[0], w->out[1], w->err[1]};
+	int done[] = {w->in[0], w->out[1], w->err[1]};
 	for (size_t i = 0; i < sizeof done / sizeof *done; i++)
 		if (done[i] >= 0)
 			close(done[i]);
