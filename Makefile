@@ -37,14 +37,31 @@ images: bin/hello ## Pack the example's image
 	$(GO) run ./test/image -o bin/hello-v1.tar -t proa.example/hello:v1 -e VERSION=v1 -c /hello bin/hello=/hello
 	$(GO) run ./test/image -o bin/hello-v2.tar -t proa.example/hello:v2 -e VERSION=v2 -c /hello bin/hello=/hello
 
+PROA := bin/proa --data-dir $(DATA)
+
 .PHONY: up
-up: build images ## Run a cluster on this machine (as root; Ctrl-C stops it)
-	bin/proa --data-dir $(DATA) image import bin/hello-v1.tar bin/hello-v2.tar
-	bin/proa --data-dir $(DATA) up
+up: build images ## Start a cluster in the background with the example application on it (as root)
+	@$(PROA) image import bin/hello-v1.tar bin/hello-v2.tar
+	@$(PROA) up --detach
+	@$(PROA) kubectl apply -f examples/hello.yaml
+	@$(PROA) kubectl rollout status deployment/hello --timeout=90s
+	@$(PROA) kubectl wait --for=condition=complete job/hello --timeout=90s
+	@$(PROA) kubectl get deployment,pod,service,job -l app=hello -o wide
+	@url=http://$$($(PROA) kubectl get service hello -o jsonpath='{.spec.clusterIP}')/; \
+		for i in 1 2 3; do echo "$$ curl $$url"; bin/hello get $$url || exit 1; done; \
+		echo; echo "The node port: http://127.0.0.1:$$($(PROA) kubectl get service hello -o jsonpath='{.spec.ports[0].nodePort}')/"
+	@echo "Roll out its second version, without a lost request:"
+	@echo "    $(PROA) kubectl set image deployment/hello hello=proa.example/hello:v2"
+	@echo "    $(PROA) kubectl rollout status deployment/hello"
+	@echo "Stop the cluster: make down. Remove it with everything in it: make reset."
 
 .PHONY: down
 down: ## Stop the cluster; containers and data stay
-	bin/proa --data-dir $(DATA) down
+	$(PROA) down
+
+.PHONY: reset
+reset: ## Remove the cluster with its containers and data
+	$(PROA) reset
 
 .PHONY: lint
 lint: $(HELPER) ## Check the form of the code
@@ -56,13 +73,14 @@ lint: $(HELPER) ## Check the form of the code
 tools:
 	@command -v busybox >/dev/null || { apt-get update -q && apt-get install -y -q busybox-static; } >/dev/null
 	@command -v pgrep >/dev/null || apt-get install -y -q procps >/dev/null
-	@command -v kubectl >/dev/null || { echo "kubectl (1.30 or later) is needed: put it on the PATH"; exit 1; }
 
 .PHONY: test
-test: tools lint ## Run every test: vet, import rules, units with the race detector, and a the real binary (as root)
+test: tools lint ## Run every test: vet, import rules, units with the race detector, and the real binary (as root)
 	$(GO) test -race -tags $(TAGS) ./...
 	$(MAKE) build images
-	$(GO) test -count=1 -tags $(TAGS),e2e -timeout 15m ./test/e2e
+	@# The machine's own kubectl, or else the one that proa brings.
+	ln -sf proa bin/kubectl
+	PATH="$$PATH:$(CURDIR)/bin" $(GO) test -count=1 -tags $(TAGS),e2e -timeout 15m ./test/e2e
 
 .PHONY: bench
 bench: ## Run the benchmarks beside the code

@@ -33,13 +33,22 @@ func main() {
 	name, _ := os.Hostname()
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if ctx.Err() != nil {
+			http.Error(w, "stopping", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "hello %s from %s: %s (secret of %d bytes)\n", os.Getenv("VERSION"), name, os.Getenv("GREETING"), len(os.Getenv("PASSWORD")))
 	})
 	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		<-ctx.Done()
-		// The endpoint is taken out of the Service while this goes on.
+		// The endpoint is taken out of the Service while requests are still answered;
+		// clients that hold connections open are told to make new ones.
+		server.SetKeepAlivesEnabled(false)
 		time.Sleep(time.Second)
 		stopping, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
