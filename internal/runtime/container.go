@@ -312,6 +312,9 @@ func (s *Server) kill(ctx context.Context, c *container, grace time.Duration) er
 	if err := c.signal(unix.SIGKILL); err != nil {
 		return err
 	}
+	if !c.held() {
+		s.cgroups.kill(c.Cgroup) // its helper could not say which process it is
+	}
 	timer := time.NewTimer(killWait)
 	defer timer.Stop()
 	select {
@@ -324,12 +327,19 @@ func (s *Server) kill(ctx context.Context, c *container, grace time.Duration) er
 	}
 }
 
+// held reports whether the first process is at hand.
+func (c *container) held() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.process != nil
+}
+
 // signal sends a signal to the container's first process.
 func (c *container) signal(sig unix.Signal) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.process == nil {
-		return nil // it ends already
+		return nil // it ends already, or is not known
 	}
 	if err := unix.PidfdSendSignal(int(c.process.Fd()), sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, err)

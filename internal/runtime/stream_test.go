@@ -56,7 +56,7 @@ func TestExecStreams(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var out, errOut bytes.Buffer
+			var out, errOut lockedBuffer
 			opts := remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: tty, TerminalSizeQueue: sizes}
 			if !tty {
 				opts.Stderr = &errOut

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-//go:generate sh -c "gcc -std=gnu11 -O2 -static -s -Wall -Wextra -Werror -o bin/proa-shim src/*.c"
+//go:generate sh -c "gcc -std=gnu11 -O2 -Wall -Wextra -Werror -ffreestanding -fno-tree-loop-distribute-patterns -fno-stack-protector -fno-asynchronous-unwind-tables -U_FORTIFY_SOURCE -fno-pie -no-pie -static -nostdlib -s -Wl,--build-id=none -Wl,-z,norelro -o bin/proa-shim src/*.c"
 
 //go:embed all:bin
 var files embed.FS

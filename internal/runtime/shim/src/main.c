@@ -69,9 +69,14 @@ static int sandbox(int argc, char **argv)
 	for (int i = 4; i < argc; i++)
 		pin(argv[2], argv[i]);
 	/* Sysctls of the namespaces come as name=value lines on standard input. */
-	char line[1024];
-	while (fgets(line, sizeof line, stdin)) {
-		line[strcspn(line, "\n")] = 0;
+	static char lines[65536];
+	size_t have = 0;
+	for (ssize_t n; have < sizeof lines - 1 && (n = read(0, lines + have, sizeof lines - 1 - have)) > 0;)
+		have += (size_t)n;
+	for (char *line = lines, *next; *line; line = next) {
+		next = line + strcspn(line, "\n");
+		if (*next)
+			*next++ = 0;
 		char *value = strchr(line, '=');
 		if (!value)
 			continue;
@@ -235,6 +240,5 @@ int main(int argc, char **argv)
 		return exec_in(argv[2]);
 	if (argc >= 3 && !strcmp(argv[1], "first"))
 		return first(argc, argv);
-	fprintf(stderr, "usage: proa-shim sandbox|first|run|exec ...\n");
-	return 2;
+	die(2, "usage: proa-shim sandbox|first|run|exec ...\n");
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -33,9 +34,12 @@ struct client {
 	int waits;    /* is told of the end by the end of the connection */
 	size_t len;   /* of the command so far; sizeof cmd: it is complete */
 	char cmd[64];
-	char *out; /* output that the client has not taken yet */
+	char *out; /* what the client has not taken yet; mapped while it is needed */
 	size_t out_at, out_len;
 };
+
+/* Nothing is read of the container while a client is behind: one piece and an answer fit. */
+enum { OUT = LINE + 256 };
 
 static struct spec spec;
 static struct client clients[MAX_CLIENTS];
@@ -56,6 +60,14 @@ static void close_input(void)
 	pending_len = 0;
 }
 
+static void unmap(struct client *c)
+{
+	if (c->out)
+		munmap(c->out, OUT);
+	c->out = NULL;
+	c->out_at = c->out_len = 0;
+}
+
 static void drop(size_t i)
 {
 	if (clients[i].feeds && spec.stdin_once) {
@@ -65,7 +77,7 @@ static void drop(size_t i)
 			close_input();
 	}
 	close(clients[i].fd);
-	free(clients[i].out);
+	unmap(&clients[i]);
 	clients[i] = clients[--nclients];
 }
 
@@ -81,21 +93,22 @@ static int flush(struct client *c)
 		c->out_at += (size_t)n;
 		c->out_len -= (size_t)n;
 	}
-	free(c->out);
-	c->out = NULL;
+	unmap(c);
 	return 0;
 }
 
 static int enqueue(struct client *c, const char *b, size_t n)
 {
-	char *room = malloc(c->out_len + n);
-	if (!room)
+	if (!c->out) {
+		void *p = mmap(NULL, OUT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p == MAP_FAILED)
+			return -1;
+		c->out = p;
+	}
+	if (c->out_len + n > OUT)
 		return -1;
-	if (c->out_len)
-		memcpy(room, c->out + c->out_at, c->out_len);
-	memcpy(room + c->out_len, b, n);
-	free(c->out);
-	c->out = room;
+	memmove(c->out, c->out + c->out_at, c->out_len);
+	memcpy(c->out + c->out_len, b, n);
 	c->out_at = 0;
 	c->out_len += n;
 	return 0;
@@ -142,7 +155,7 @@ static void feed(void)
 static int command(struct client *c)
 {
 	char text[32] = "ok\n";
-	int a, b;
+	char *rest;
 	if (!strcmp(c->cmd, "wait")) {
 		c->waits = 1;
 		return ended ? -1 : 0;
@@ -151,7 +164,8 @@ static int command(struct client *c)
 		log_open(spec.log);
 	} else if (!strcmp(c->cmd, "pid")) {
 		snprintf(text, sizeof text, "%d\n", (int)container);
-	} else if (sscanf(c->cmd, "resize %d %d", &a, &b) == 2) {
+	} else if (!strncmp(c->cmd, "resize ", 7)) {
+		unsigned long long a = strtoull(c->cmd + 7, &rest, 10), b = *rest ? strtoull(rest + 1, &rest, 10) : 0;
 		struct winsize size = {.ws_row = (unsigned short)b, .ws_col = (unsigned short)a};
 		if (terminal >= 0)
 			ioctl(terminal, TIOCSWINSZ, &size);

@@ -29,19 +29,25 @@ static unsigned long long number(struct reader *r)
 {
 	char *end, *s = field(r);
 	errno = 0;
-	unsigned long long n = strtoull(s, &end, 0);
+	unsigned long long n = strtoull(s, &end, 10);
 	if (errno || end == s || *end)
 		r->failed = 1;
 	return n;
 }
 
+/* Makes room for one more and a NULL at the end: memory doubles when it is full. */
 static void *grow(void *list, size_t n, size_t size)
 {
-	void *p = realloc(list, (n + 2) * size); /* room for a NULL at the end */
-	if (!p)
-		abort();
-	memset((char *)p + n * size, 0, 2 * size);
-	return p;
+	if (!list || (n >= 2 && !(n & (n - 1)))) {
+		char *p = malloc((n ? 2 * n : 2) * size + 2 * size);
+		if (!p)
+			abort();
+		if (n)
+			memcpy(p, list, n * size);
+		list = p;
+	}
+	memset((char *)list + n * size, 0, 2 * size);
+	return list;
 }
 
 static void add(char ***list, size_t *n, char *value)
@@ -107,7 +113,7 @@ int spec_read(const char *path, struct spec *s, char *err, size_t errlen)
 		else if (!strcmp(key, "tty")) s->tty = 1;
 		else if (!strcmp(key, "stdin")) s->open_stdin = 1;
 		else if (!strcmp(key, "stdin-once")) s->stdin_once = 1;
-		else if (!strcmp(key, "oom-score-adj")) { s->has_oom = 1; s->oom_score_adj = atoi(field(&r)); }
+		else if (!strcmp(key, "oom-score-adj")) { s->has_oom = 1; char *v = field(&r); unsigned long long end = 0; char *rest; end = strtoull(v + (*v == '-'), &rest, 10); s->oom_score_adj = *v == '-' ? -(int)end : (int)end; }
 		else if (!strcmp(key, "seccomp")) s->seccomp = field(&r);
 		else if (!strcmp(key, "seccomp-flags")) s->seccomp_flags = (unsigned)number(&r);
 		else if (!strcmp(key, "rlimit")) {
