@@ -112,8 +112,15 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %d %q", tc.path, a.code, a.body)
 		}
 	}
-	if a := s.do(t, "GET", "/metrics", ""); !strings.Contains(a.body, "apiserver_request_total{") {
-		t.Errorf("metrics %.200s", a.body)
+	s.do(t, "GET", "/api/v1/pods", "")
+	for _, want := range []string{
+		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1"} `,
+		`apiserver_request_sli_duration_seconds_bucket{component="apiserver",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1",le="1"} `,
+		`apiserver_current_inflight_requests{request_kind="mutating"} 0`,
+	} {
+		if a := s.do(t, "GET", "/metrics", ""); !strings.Contains(a.body, want) {
+			t.Errorf("metrics have no %s in %.3000s", want, a.body)
+		}
 	}
 }
 

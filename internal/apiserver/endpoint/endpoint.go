@@ -122,8 +122,8 @@ func New(cfg Config) *Handler {
 		cfg: cfg, log: cfg.Logger,
 		mutating: slots(cfg.MaxMutating, 200),
 		reading:  slots(cfg.MaxReadOnly, 400),
-		metrics:  newMetrics(cfg.Metrics),
 	}
+	h.metrics = newMetrics(cfg.Metrics, h)
 	h.draining, h.drain = context.WithCancel(context.Background())
 	meta := json.DefaultMetaFactory
 	h.decoders = decoders{

@@ -1,44 +1,80 @@
 package endpoint
 
 import (
+	"net/http"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are those of Kubernetes' names that dashboards and alerts ask for.
+// metrics are those of kube-apiserver's names and labels that dashboards and
+// alerts ask for.
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	sli      *prometheus.HistogramVec
 	rejected *prometheus.CounterVec
 	running  *prometheus.GaugeVec
+
+	mu    sync.RWMutex
+	known map[series]*counted
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+// series is what requests are counted by.
+type series struct {
+	verb, dryRun, group, version, resource, subresource, scope string
+	code                                                       int
+}
+
+// counted are the metrics of a series: finding them by label costs more than many
+// a request.
+type counted struct {
+	requests     prometheus.Counter
+	seconds, sli prometheus.Observer
+}
+
+const component = "apiserver"
+
+func newMetrics(reg prometheus.Registerer, h *Handler) *metrics {
 	if reg == nil {
 		return nil
 	}
+	what := []string{"group", "version", "resource", "subresource", "scope", "component"}
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_request_total",
-			Help: "Requests by verb, group, version, resource, scope and HTTP response code.",
-		}, []string{"verb", "group", "version", "resource", "subresource", "scope", "code"}),
+			Help: "Requests by verb, dry run, group, version, resource, subresource, scope, component and HTTP response code.",
+		}, append([]string{"verb", "dry_run", "code"}, what...)),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "apiserver_request_duration_seconds",
-			Help:    "Time to answer by verb, group, version and resource; long-running requests are left out.",
-			Buckets: []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
-		}, []string{"verb", "group", "version", "resource", "subresource"}),
+			Help:    "Time to answer in seconds, of requests that are not long-running.",
+			Buckets: []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 5, 10, 30, 60},
+		}, append([]string{"verb", "dry_run"}, what...)),
+		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "apiserver_request_sli_duration_seconds",
+			Help:    "Time to answer in seconds, as service level indicators take it.",
+			Buckets: []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 5, 10, 30, 60},
+		}, append([]string{"verb"}, what...)),
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_dropped_requests_total",
 			Help: "Requests refused because too many were under way.",
 		}, []string{"request_kind"}),
 		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "apiserver_longrunning_requests",
-			Help: "Watches and connections that are open, by verb, group, version and resource.",
-		}, []string{"verb", "group", "version", "resource", "subresource"}),
+			Help: "Watches and connections that are open.",
+		}, append([]string{"verb"}, what...)),
+		known: map[series]*counted{},
 	}
-	reg.MustRegister(m.requests, m.seconds, m.rejected, m.running)
+	reg.MustRegister(m.requests, m.seconds, m.sli, m.rejected, m.running)
+	for kind, slots := range map[string]chan struct{}{"mutating": h.mutating, "readOnly": h.reading} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "apiserver_current_inflight_requests", Help: "Requests under way, of those that are limited in number.", ConstLabels: prometheus.Labels{"request_kind": kind},
+		}, func() float64 { return float64(len(slots)) }))
+	}
 	return m
 }
 
@@ -54,35 +90,60 @@ func (m *metrics) dropped(verb string) {
 	m.rejected.WithLabelValues(kind).Inc()
 }
 
-// observe counts a finished request. Resources that are not served are counted
+// describe is the series of a request. Resources that are not served are counted
 // together, so that a client cannot make series at will.
+func (m *metrics) describe(q *request) series {
+	i := &q.info
+	s := series{verb: verbLabel(q), dryRun: dryRunLabel(q.r)}
+	if q.res == nil {
+		s.dryRun = ""
+		return s
+	}
+	s.group, s.version, s.resource, s.subresource = i.Group, i.Version, i.Resource, i.Subresource
+	switch {
+	case i.Name != "" || i.Verb == "create":
+		s.scope = "resource"
+	case i.Namespace != "":
+		s.scope = "namespace"
+	default:
+		s.scope = "cluster"
+	}
+	return s
+}
+
+// observe counts a finished request.
 func (m *metrics) observe(q *request, took time.Duration) {
 	if m == nil {
 		return
 	}
-	i := &q.info
-	code := q.w.code
-	if q.res == nil {
-		verb := i.Verb
-		switch verb {
-		case "get", "head", "options", "post", "put", "patch", "delete", "list", "watch", "create", "update", "deletecollection":
-		default:
-			verb = "other"
-		}
-		m.requests.WithLabelValues(verb, "", "", "", "", "", codeText(code)).Inc()
-		return
+	s := m.describe(q)
+	if s.code = q.w.code; s.code == 0 {
+		s.code = http.StatusOK
 	}
-	scope := "resource"
-	if i.Name == "" {
-		scope = "cluster"
-		if i.Namespace != "" {
-			scope = "namespace"
-		}
+	m.mu.RLock()
+	c := m.known[s]
+	m.mu.RUnlock()
+	if c == nil {
+		c = m.add(s)
 	}
-	m.requests.WithLabelValues(i.Verb, i.Group, i.Version, i.Resource, i.Subresource, scope, codeText(code)).Inc()
-	if !q.longRunning() {
-		m.seconds.WithLabelValues(i.Verb, i.Group, i.Version, i.Resource, i.Subresource).Observe(took.Seconds())
+	c.requests.Inc()
+	if q.res != nil && !q.longRunning() {
+		c.seconds.Observe(took.Seconds())
+		c.sli.Observe(took.Seconds())
 	}
+}
+
+func (m *metrics) add(s series) *counted {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	what := []string{s.group, s.version, s.resource, s.subresource, s.scope, component}
+	c := &counted{
+		requests: m.requests.WithLabelValues(append([]string{s.verb, s.dryRun, strconv.Itoa(s.code)}, what...)...),
+		seconds:  m.seconds.WithLabelValues(append([]string{s.verb, s.dryRun}, what...)...),
+		sli:      m.sli.WithLabelValues(append([]string{s.verb}, what...)...),
+	}
+	m.known[s] = c
+	return c
 }
 
 // open counts a long-running request until the returned function is called.
@@ -90,22 +151,45 @@ func (m *metrics) open(q *request) func() {
 	if m == nil {
 		return func() {}
 	}
-	i := &q.info
-	g := m.running.WithLabelValues(i.Verb, i.Group, i.Version, i.Resource, i.Subresource)
+	s := m.describe(q)
+	g := m.running.WithLabelValues(s.verb, s.group, s.version, s.resource, s.subresource, s.scope, component)
 	g.Inc()
 	return g.Dec
 }
 
-func codeText(code int) string {
-	switch code {
-	case 200, 0:
-		return "200"
-	case 201:
-		return "201"
-	case 404:
-		return "404"
-	case 409:
-		return "409"
+// verbLabel is a verb as kube-apiserver counts it: the method, with reads told apart.
+func verbLabel(q *request) string {
+	switch q.info.Verb {
+	case "get", "list", "watch":
+		return strings.ToUpper(q.info.Verb)
+	case "create", "post":
+		return "POST"
+	case "update", "put":
+		return "PUT"
+	case "patch":
+		if strings.HasPrefix(q.r.Header.Get("Content-Type"), "application/apply-patch+") {
+			return "APPLY"
+		}
+		return "PATCH"
+	case "delete", "deletecollection":
+		return "DELETE"
+	case "connect":
+		return "CONNECT"
+	case "head":
+		return "GET"
 	}
-	return strconv.Itoa(code)
+	return "other"
+}
+
+func dryRunLabel(r *http.Request) string {
+	if !strings.Contains(r.URL.RawQuery, "dryRun") {
+		return ""
+	}
+	values := r.URL.Query()["dryRun"]
+	slices.Sort(values)
+	values = slices.Compact(values)
+	if len(values) == 1 && values[0] == "All" {
+		return "All"
+	}
+	return "invalid"
 }
