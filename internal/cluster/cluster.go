@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/internal/api/resources"
@@ -38,6 +39,7 @@ import (
 	"github.com/proa-dev/proa/internal/cluster/instance"
 	"github.com/proa-dev/proa/internal/cluster/kubeconfig"
 	"github.com/proa-dev/proa/internal/cluster/local"
+	"github.com/proa-dev/proa/internal/cluster/observe"
 	"github.com/proa-dev/proa/internal/cluster/pki"
 	"github.com/proa-dev/proa/internal/cluster/preflight"
 	"github.com/proa-dev/proa/internal/controllers/daemonset"
@@ -162,7 +164,7 @@ type cluster struct {
 	Config
 	log *slog.Logger
 
-	ca, etcdCA                *pki.Pair
+	ca, etcdCA, frontProxyCA  *pki.Pair
 	serving, kubelet, admin   *pki.Pair
 	etcdServer, kubeletCaller *pki.Pair
 	tokens                    *authn.Tokens
@@ -209,11 +211,14 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	defer st.Close()
 
 	c.Progress("starting the API server")
+	metrics, bootstrapped := observe.Registry(KubernetesVersion), &observe.Started{}
+	workqueue.SetProvider(observe.Queues(metrics)) // client-go's own global; the first cluster of a process has it
+	measured := observe.Store(st, metrics)
 	var registry *rest.Registry
 	state := local.State{Registry: func() *rest.Registry { return registry }}
 	list, scheme := resources.All(), resources.Scheme()
 	chain := admission.Default(state, admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now))
-	registry, err = rest.New(rest.Config{Store: st, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log})
+	registry, err = rest.New(rest.Config{Store: measured, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log})
 	if err != nil {
 		return err
 	}
@@ -256,7 +261,12 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		}
 		return false
 	}
+	paths, err := issuerPaths(c.tokens)
+	if err != nil {
+		return err
+	}
 	server, err := apiserver.New(apiserver.Config{
+		Metrics: metrics, Checks: observe.Checks(st, bootstrapped), Paths: paths,
 		Registry: registry, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log,
 		Authenticator: authn.New(c.ca.Pool(), c.tokens, health), Authorizer: authorizer,
 		TokenIssuer: c.tokens, TokenReviewer: c.tokens, Nodes: nodes,
@@ -271,6 +281,10 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err := c.bootstrap(ctx); err != nil {
 		return err
 	}
+	if err := c.publish(ctx); err != nil {
+		return err
+	}
+	bootstrapped.Done()
 	if err := c.writeKubeconfigs(); err != nil {
 		return err
 	}
@@ -320,6 +334,9 @@ func (c *cluster) certificates() error {
 		return err
 	}
 	if c.etcdCA, err = dir.Authority("etcd-ca"); err != nil {
+		return err
+	}
+	if c.frontProxyCA, err = dir.Authority("front-proxy-ca"); err != nil {
 		return err
 	}
 	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(c.NodeIP), net.ParseIP(apiServiceIP), gateway().AsSlice()}

@@ -95,7 +95,7 @@ func (m *metrics) dropped(verb string) {
 func (m *metrics) describe(q *request) series {
 	i := &q.info
 	s := series{verb: verbLabel(q), dryRun: dryRunLabel(q.r)}
-	if q.res == nil {
+	if q.res == nil || i.Subresource != "" && !HasSubresource(q.res, i.Subresource) {
 		s.dryRun = ""
 		return s
 	}

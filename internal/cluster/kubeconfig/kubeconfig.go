@@ -32,6 +32,23 @@ func New(e Entry) ([]byte, error) {
 	return b, err
 }
 
+// Public returns a kubeconfig that says where a cluster is and who signs for it,
+// and holds no secret.
+func Public(server string, ca []byte) ([]byte, error) {
+	doc, root, err := parse(nil)
+	if err != nil {
+		return nil, err
+	}
+	set(root, "apiVersion", scalar("v1"))
+	set(root, "kind", scalar("Config"))
+	item, err := named(root, "clusters", "")
+	if err != nil {
+		return nil, err
+	}
+	set(item, "cluster", pairs("certificate-authority-data", base64.StdEncoding.EncodeToString(ca), "server", server))
+	return encode(doc)
+}
+
 // add returns a kubeconfig with e in it, and whether e is its current context.
 func add(old []byte, e Entry) (out []byte, current bool, err error) {
 	doc, root, err := parse(old)

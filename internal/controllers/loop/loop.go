@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 
 	"github.com/proa-dev/proa/internal/client"
 )
@@ -24,10 +25,19 @@ type Loop[K comparable] struct {
 	work  func(ctx context.Context, key K) error
 }
 
+// quiet is the clock without tickers, by which every queue would wake an idle
+// process several times a second, to measure itself and to look at timers that
+// wake it anyway.
+type quiet struct{ clock.RealClock }
+
+func (quiet) NewTicker(time.Duration) clock.Ticker { return quiet{} }
+func (quiet) C() <-chan time.Time                  { return nil }
+func (quiet) Stop()                                {}
+
 // New returns a loop; work is called for each key that was added.
 func New[K comparable](name string, log *slog.Logger, work func(ctx context.Context, key K) error) *Loop[K] {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[K](10*time.Millisecond, 30*time.Second)
-	return &Loop[K]{name: name, log: log, work: work, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+	return &Loop[K]{name: name, log: log, work: work, queue: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[K]{Name: name, Clock: quiet{}})}
 }
 
 // Add asks for work on a key; After asks for it later.
