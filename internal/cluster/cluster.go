@@ -222,6 +222,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err != nil {
 		return err
 	}
+	measured.Names(prefixes(registry, list))
 	if err := registry.Start(ctx); err != nil {
 		return err
 	}
@@ -254,13 +255,6 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		return client.Nodes.Get(ctx, c.local, "", name)
 	}, &tls.Config{Certificates: []tls.Certificate{c.kubeletCaller.TLS()}, RootCAs: c.ca.Pool(), MinVersion: tls.VersionTLS12}, nil)
 	defer nodes.Close()
-	health := func(path string) bool {
-		switch strings.SplitN(strings.TrimPrefix(path, "/"), "/", 2)[0] {
-		case "healthz", "livez", "readyz", "version":
-			return true
-		}
-		return false
-	}
 	paths, err := issuerPaths(c.tokens)
 	if err != nil {
 		return err
@@ -268,7 +262,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	server, err := apiserver.New(apiserver.Config{
 		Metrics: metrics, Checks: observe.Checks(st, bootstrapped), Paths: paths,
 		Registry: registry, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log,
-		Authenticator: authn.New(c.ca.Pool(), c.tokens, health), Authorizer: authorizer,
+		Authenticator: authn.New(c.ca.Pool(), c.tokens, open), Authorizer: authorizer,
 		TokenIssuer: c.tokens, TokenReviewer: c.tokens, Nodes: nodes,
 		TLS:     &tls.Config{Certificates: []tls.Certificate{c.serving.TLS()}, ClientCAs: c.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean", Platform: "linux/amd64", Compiler: "gc"},

@@ -6,15 +6,42 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/authn"
+	"github.com/proa-dev/proa/internal/apiserver/rest"
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/cluster/kubeconfig"
 )
+
+// open says which paths need no credentials: how the server is, and where it is.
+func open(path string) bool {
+	if path == "/api/v1/namespaces/kube-public/configmaps/cluster-info" {
+		return true
+	}
+	switch strings.SplitN(strings.TrimPrefix(path, "/"), "/", 2)[0] {
+	case "healthz", "livez", "readyz", "version":
+		return true
+	}
+	return false
+}
+
+// prefixes says under which prefix of the store each resource is kept.
+func prefixes(registry *rest.Registry, list []*api.Resource) map[string]schema.GroupResource {
+	out := map[string]schema.GroupResource{}
+	for _, r := range list {
+		if c, _, ok := registry.Cache(r.GVR); ok && r.StoredAs.Empty() {
+			out[c.Prefix("")] = r.GVR.GroupResource()
+		}
+	}
+	return out
+}
 
 // issuerPaths are the documents by which others verify the tokens of service
 // accounts (OpenID Connect Discovery 1.0, section 4).

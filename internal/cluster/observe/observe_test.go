@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/proa-dev/proa/internal/store/memory"
@@ -34,6 +35,7 @@ func TestTheStoreIsMeasuredByOperationAndResource(t *testing.T) {
 	reg := Registry("v1.37.2")
 	inner := memory.New()
 	st := Store(inner, reg)
+	st.Names(map[string]schema.GroupResource{"/registry/minions/": {Resource: "nodes"}, "/registry/deployments/": {Group: "apps", Resource: "deployments"}})
 	ctx := t.Context()
 	revision, err := st.Create(ctx, "/registry/pods/default/a", []byte("x"))
 	if err != nil {
@@ -45,6 +47,11 @@ func TestTheStoreIsMeasuredByOperationAndResource(t *testing.T) {
 	if _, _, err := st.Get(ctx, "/registry/apps.example.com/widgets/default/b"); err == nil {
 		t.Fatal("found")
 	}
+	for _, key := range []string{"/registry/minions/n", "/registry/deployments/default/d"} {
+		if _, err := st.Create(ctx, key, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	inner.Close()
 	if _, _, err := st.Get(ctx, "/registry/pods/default/a"); err == nil {
 		t.Fatal("a closed store answers")
@@ -52,6 +59,7 @@ func TestTheStoreIsMeasuredByOperationAndResource(t *testing.T) {
 	has(t, scrape(t, reg),
 		`etcd_requests_total{group="",operation="create",resource="pods"} 1`,
 		`etcd_requests_total{group="apps.example.com",operation="get",resource="widgets"} 1`,
+		`etcd_requests_total{group="",operation="create",resource="nodes"} 1`, `etcd_requests_total{group="apps",operation="create",resource="deployments"} 1`,
 		`etcd_request_errors_total{group="",operation="update",resource="pods"} 0`,
 		`etcd_request_errors_total{group="",operation="get",resource="pods"} 1`,
 		`etcd_request_duration_seconds_count{group="",operation="create",resource="pods"} 1`,
