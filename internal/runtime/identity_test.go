@@ -1,11 +1,14 @@
 package runtime_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -153,6 +156,39 @@ func TestStats(t *testing.T) {
 	l := ps.Stats.Linux
 	if len(l.Containers) != 1 || l.Process.GetProcessCount().GetValue() < 1 || l.Cpu.UsageCoreNanoSeconds.GetValue() == 0 || l.Network == nil {
 		t.Errorf("%v", l)
+	}
+	metrics, err := n.ListPodSandboxMetrics(t.Context(), &runtimeapi.ListPodSandboxMetricsRequest{})
+	if err != nil || len(metrics.PodMetrics) != 1 || len(metrics.PodMetrics[0].ContainerMetrics) != 1 {
+		t.Fatalf("%v %v", metrics, err)
+	}
+	described, err := n.ListMetricDescriptors(t.Context(), &runtimeapi.ListMetricDescriptorsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]int{}
+	for _, d := range described.Descriptors {
+		keys[d.Name] = len(d.LabelKeys)
+	}
+	for _, m := range append(metrics.PodMetrics[0].Metrics, metrics.PodMetrics[0].ContainerMetrics[0].Metrics...) {
+		if keys[m.Name] == 0 || keys[m.Name] != len(m.LabelValues) || m.Value == nil {
+			t.Errorf("metric %v has %d labels by its description", m, keys[m.Name])
+		}
+	}
+	pieces, err := n.StreamContainers(t.Context(), &runtimeapi.StreamContainersRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := pieces.Recv(); err != nil || len(m.Containers) != 1 || m.Containers[0].Id != id {
+		t.Errorf("%v %v", m, err)
+	}
+	if _, err := pieces.Recv(); err != io.EOF {
+		t.Errorf("after the last piece: %v", err)
+	}
+	if _, err := n.UpdatePodSandboxResources(t.Context(), &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Resources: &runtimeapi.LinuxContainerResources{CpuShares: 700}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id}); status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "not supported") {
+		t.Errorf("a checkpoint: %v", err)
 	}
 	all, err := n.ListPodSandboxStats(t.Context(), &runtimeapi.ListPodSandboxStatsRequest{})
 	if err != nil || len(all.Stats) != 1 {

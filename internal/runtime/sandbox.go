@@ -334,6 +334,20 @@ func (s *Server) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePod
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
+// UpdatePodSandboxResources sets a pod's new limits on its group.
+func (s *Server) UpdatePodSandboxResources(_ context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	sb, err := s.sandbox(req.PodSandboxId)
+	if err != nil {
+		return nil, err
+	}
+	if parent := sb.Config.GetLinux().GetCgroupParent(); parent != "" {
+		if err := s.cgroups.limit(parent, req.Resources); err != nil {
+			return nil, fmt.Errorf("update the resources of sandbox %s: %w", sb.ID, err)
+		}
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
+}
+
 func (s *Server) of(sandbox string) (out []*container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
