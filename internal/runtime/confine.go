@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -130,4 +131,36 @@ func (s *Server) confine(e *execSpec, sc *runtimeapi.LinuxContainerSecurityConte
 	}
 	e.Seccomp, e.SeccompFlags = c.path, c.flags
 	return err
+}
+
+// label chooses a container's AppArmor profile, and refuses what it cannot give. The
+// runtime loads no profile itself: one of the node is applied, the default is none.
+func (e *execSpec) label(sc *runtimeapi.LinuxContainerSecurityContext) error {
+	if sc.SelinuxOptions != nil {
+		if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+			return errors.New("SELinux options are not supported by this runtime")
+		}
+	}
+	profile := sc.GetApparmor()
+	if sc.Privileged || profile.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
+		return nil
+	}
+	name := strings.TrimPrefix(profile.LocalhostRef, "localhost/")
+	if name == "" || strings.ContainsAny(name, "\n\x00") {
+		return fmt.Errorf("AppArmor profile %q: a name is wanted", name)
+	}
+	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err != nil || !strings.HasPrefix(string(b), "Y") {
+		return fmt.Errorf("AppArmor profile %q: AppArmor is not enabled on the host", name)
+	}
+	loaded, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
+	if err != nil {
+		return fmt.Errorf("AppArmor profile %q: %w", name, err)
+	}
+	for line := range strings.Lines(string(loaded)) {
+		if strings.HasPrefix(line, name+" (") {
+			e.AppArmor = name
+			return nil
+		}
+	}
+	return fmt.Errorf("AppArmor profile %q is not loaded", name)
 }

@@ -72,6 +72,7 @@ type execSpec struct {
 	// Seccomp is the filter's file; "": unconfined.
 	Seccomp      string
 	SeccompFlags uint32
+	AppArmor     string
 }
 
 // CreateContainer prepares all that StartContainer needs.

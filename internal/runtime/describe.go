@@ -138,6 +138,9 @@ func (s *Server) describe(c *container, sb *sandbox, rootfs string, image *v1.Co
 	if err := s.confine(&c.Spec, sc); err != nil {
 		return nil, err
 	}
+	if err := c.Spec.label(sc); err != nil {
+		return nil, err
+	}
 	if c.Spec.Cwd == "" {
 		c.Spec.Cwd = image.Config.WorkingDir
 	}
@@ -211,6 +214,9 @@ func (e *execSpec) put(spec *shim.Spec) {
 	}
 	spec.Put("caps", strconv.FormatUint(e.Caps, 10))
 	spec.Flag("no-new-privs", e.NoNewPrivs)
+	if e.AppArmor != "" {
+		spec.Put("apparmor", e.AppArmor)
+	}
 	if e.Seccomp != "" {
 		spec.Put("seccomp", e.Seccomp)
 		spec.Number("seccomp-flags", int64(e.SeccompFlags))

@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -68,5 +69,24 @@ func TestSeccomp(t *testing.T) {
 	}
 	if _, err := n.create(pod, pc, config("true", profile(localhost, ""))); err == nil {
 		t.Error("a container with an empty profile name is made: it would run unconfined")
+	}
+}
+
+// What cannot be given is refused: a container must not run with less than it asked for.
+func TestAppArmorIsNotPassedOver(t *testing.T) {
+	n := newNode(t)
+	pod, pc := n.pod()
+	with := func(kind runtimeapi.SecurityProfile_ProfileType, ref string) func(*conConfig) {
+		return func(c *conConfig) {
+			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: kind, LocalhostRef: ref}
+		}
+	}
+	for _, ref := range []string{"proa-no-such-profile", "localhost/proa-no-such-profile", ""} {
+		if _, err := n.create(pod, pc, config("true", with(runtimeapi.SecurityProfile_Localhost, ref))); err == nil || !strings.Contains(err.Error(), "AppArmor") {
+			t.Errorf("profile %q: %v", ref, err)
+		}
+	}
+	if out := n.scriptIn(pod, pc, "echo runs", with(runtimeapi.SecurityProfile_RuntimeDefault, "")); out != "runs\n" {
+		t.Errorf("%q", out)
 	}
 }

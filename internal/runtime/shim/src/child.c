@@ -358,6 +358,15 @@ void become(const struct spec *s, int report, int go)
 	}
 	if (s->nargs == 0)
 		die(report, "no command specified");
+	if (s->apparmor) { /* while this process may still look into itself */
+		char text[512];
+		int n = snprintf(text, sizeof text, "exec %s", s->apparmor), fd = open("/proc/self/attr/apparmor/exec", O_WRONLY | O_CLOEXEC);
+		if (fd < 0 && errno == ENOENT)
+			fd = open("/proc/self/attr/exec", O_WRONLY | O_CLOEXEC);
+		if (n >= (int)sizeof text || fd < 0 || write(fd, text, (size_t)n) != n)
+			die(report, "apply AppArmor profile %s: %s", s->apparmor, strerror(errno));
+		close(fd);
+	}
 	for (int c = 0; c <= CAP_LAST_CAP; c++)
 		if (!(s->caps >> c & 1) && prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0 && errno != EINVAL)
 			die(report, "drop capability %d: %s", c, strerror(errno));

@@ -115,6 +115,7 @@ int spec_read(const char *path, struct spec *s, char *err, size_t errlen)
 		else if (!strcmp(key, "stdin-once")) s->stdin_once = 1;
 		else if (!strcmp(key, "oom-score-adj")) { s->has_oom = 1; char *v = field(&r); unsigned long long end = 0; char *rest; end = strtoull(v + (*v == '-'), &rest, 10); s->oom_score_adj = *v == '-' ? -(int)end : (int)end; }
 		else if (!strcmp(key, "seccomp")) s->seccomp = field(&r);
+		else if (!strcmp(key, "apparmor")) s->apparmor = field(&r);
 		else if (!strcmp(key, "seccomp-flags")) s->seccomp_flags = (unsigned)number(&r);
 		else if (!strcmp(key, "rlimit")) {
 			s->rlimits = grow(s->rlimits, s->nrlimits, sizeof *s->rlimits);

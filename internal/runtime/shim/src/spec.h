@@ -56,6 +56,7 @@ struct spec {
 	char *seccomp; /* file with a BPF program */
 	unsigned seccomp_flags;
 	int seccomp_fd;
+	char *apparmor; /* profile that the program begins with */
 	int new_cgroupns;
 };
 
