@@ -82,9 +82,18 @@ test: tools lint ## Run every test: vet, import rules, units with the race detec
 	ln -sf proa bin/kubectl
 	PATH="$$PATH:$(CURDIR)/bin" $(GO) test -count=1 -tags $(TAGS),e2e -timeout 15m ./test/e2e
 
+bin/pause.tar: test/pause/main.go
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/pause ./test/pause
+	$(GO) run ./test/image -o $@ -t proa.example/pause:1 -c /pause bin/pause=/pause
+
 .PHONY: bench
-bench: ## Run the benchmarks beside the code
+bench: build bin/pause.tar ## Measure: the benchmarks beside the code, then the real binary (as root); writes docs/performance.md
 	$(GO) test -run xxx -bench . -benchmem ./internal/store/... ./internal/apiserver/...
+	$(GO) run -tags $(TAGS),bench ./test/bench -out docs/performance.md
+
+.PHONY: bench-quick
+bench-quick: build bin/pause.tar ## Measure the real binary within a minute (as root); writes nothing
+	$(GO) run -tags $(TAGS),bench ./test/bench -quick
 
 .PHONY: conformance
 conformance: ## Run the upstream conformance suite (not built yet)

@@ -288,13 +288,15 @@ func (s *storage) page(m *matcher, snap *cache.Snapshot, revision int64, token c
 				left++
 				return true
 			}
-			ok, err := m.matches(e)
-			if err != nil {
-				failed = err
-				return false
-			}
-			if !ok {
-				return true
+			if !m.empty { // else the scan's scope is all that was asked for
+				ok, err := m.matches(e)
+				if err != nil {
+					failed = err
+					return false
+				}
+				if !ok {
+					return true
+				}
 			}
 			if limit > 0 && len(res.Entries) == limit {
 				more, left = true, 1
