@@ -413,7 +413,7 @@ func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out,
 	if in != nil {
 		go func() {
 			_, _ = io.Copy(conn, in)
-			if u, ok := conn.(*net.UnixConn); ok && out == nil && errOut == nil {
+			if u, ok := conn.(*net.UnixConn); ok {
 				_ = u.CloseWrite()
 			}
 		}()

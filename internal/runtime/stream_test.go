@@ -146,6 +146,44 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// `kubectl run -i --rm … < file`: the end of the file is the end of the input.
+func TestAttachEndsTheInput(t *testing.T) {
+	n := newNode(t)
+	pod, pc := n.pod()
+	big := strings.Repeat("0123456789abcdef", 1<<14)
+	for _, protocol := range []string{"WebSocket v5", "SPDY"} {
+		for _, once := range []bool{true, false} {
+			id := n.begin(pod, pc, config("cat; echo ended", func(c *conConfig) { c.Stdin, c.StdinOnce = true, once }))
+			resp, err := n.Attach(t.Context(), &runtimeapi.AttachRequest{ContainerId: id, Stdin: true, Stdout: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var out lockedBuffer
+			done := make(chan error, 1)
+			go func() {
+				done <- executors(t, resp.Url)[protocol].StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(big), Stdout: &out})
+			}()
+			if !once { // others may come and go on
+				until(t, "all is there", func() bool { return len(out.String()) == len(big) })
+				cancel()
+				<-done
+				if n.status(id).State != running {
+					t.Errorf("%s: the input has ended with its first client", protocol)
+				}
+				continue
+			}
+			if err := <-done; err != nil || out.String() != big+"ended\n" {
+				t.Errorf("%s: %d bytes, %v", protocol, len(out.String()), err)
+			}
+			cancel()
+			if st := n.end(id); st.ExitCode != 0 {
+				t.Errorf("%s: exit code %d", protocol, st.ExitCode)
+			}
+		}
+	}
+}
+
 // serveIn greets whoever connects in a network namespace.
 func serveIn(t *testing.T, path, address string) {
 	t.Helper()

@@ -31,6 +31,7 @@ struct client {
 	int fd;
 	int attached; /* gets the output */
 	int feeds;    /* its bytes are the container's input */
+	int quiet;    /* has said all that it will, and still gets the output */
 	int waits;    /* is told of the end by the end of the connection */
 	size_t len;   /* of the command so far; sizeof cmd: it is complete */
 	char cmd[64];
@@ -68,14 +69,21 @@ static void unmap(struct client *c)
 	c->out_at = c->out_len = 0;
 }
 
-static void drop(size_t i)
+/* The container's input ends with that of the first who feeds it, if it was asked for so. */
+static void end_input(struct client *c)
 {
-	if (clients[i].feeds && spec.stdin_once) {
+	if (c->feeds && spec.stdin_once) {
 		if (pending_len)
 			input_ends = 1;
 		else
 			close_input();
 	}
+	c->feeds = 0;
+}
+
+static void drop(size_t i)
+{
+	end_input(&clients[i]);
 	close(clients[i].fd);
 	unmap(&clients[i]);
 	clients[i] = clients[--nclients];
@@ -185,8 +193,13 @@ static int serve(struct client *c)
 	ssize_t n = recv(c->fd, b, sizeof b, MSG_DONTWAIT);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -1;
-	if (n == 0)
-		return -1;
+	if (n == 0) {
+		if (!c->feeds)
+			return -1;
+		end_input(c);
+		c->quiet = 1;
+		return 0;
+	}
 	ssize_t at = 0;
 	if (c->len < sizeof c->cmd) {
 		while (at < n && b[at] != '\n') {
@@ -394,8 +407,8 @@ static int turn(int signals, int control, int timeout)
 	size_t count = nclients;
 	for (size_t i = 0; i < count; i++) {
 		struct client *c = &clients[i];
-		short want = (short)((c->feeds && pending_len ? 0 : POLLIN) | (c->out_len ? POLLOUT : 0));
-		p[5 + i] = (struct pollfd){want ? c->fd : -1, want, 0};
+		short want = (short)(((c->feeds && pending_len) || c->quiet ? 0 : POLLIN) | (c->out_len ? POLLOUT : 0));
+		p[5 + i] = (struct pollfd){want || c->quiet ? c->fd : -1, want, 0};
 	}
 	int ready = poll(p, 5 + count, timeout);
 	if (ready < 0)
@@ -419,7 +432,7 @@ static int turn(int signals, int control, int timeout)
 		if (!p[5 + i].revents || i >= nclients || clients[i].fd != p[5 + i].fd)
 			continue;
 		if (((p[5 + i].revents & POLLOUT) && flush(&clients[i]) < 0) ||
-		    ((p[5 + i].revents & ~POLLOUT) && serve(&clients[i]) < 0))
+		    ((p[5 + i].revents & ~POLLOUT) && (clients[i].quiet || serve(&clients[i]) < 0)))
 			drop(i);
 	}
 	if (p[1].revents & POLLIN) {
