@@ -110,6 +110,9 @@ func isController(r metav1.OwnerReference) bool { return r.Controller != nil && 
 // to them. conflict says that the latter keeps a policy from working.
 func owners(set *appsv1.StatefulSet, pod *corev1.Pod, have []metav1.OwnerReference) (want []metav1.OwnerReference, conflict bool) {
 	keepScaled, keepDeleted := keeps(set)
+	if len(have) == 0 && keepScaled && keepDeleted {
+		return nil, false
+	}
 	foreign := false
 	for _, r := range have {
 		switch {

@@ -1,7 +1,6 @@
 package statefulset
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -60,7 +59,7 @@ func podName(set *appsv1.StatefulSet, ordinal int) string {
 }
 
 func claimName(set *appsv1.StatefulSet, template *corev1.PersistentVolumeClaim, ordinal int) string {
-	return fmt.Sprintf("%s-%s-%d", template.Name, set.Name, ordinal)
+	return template.Name + "-" + set.Name + "-" + strconv.Itoa(ordinal)
 }
 
 // newPod is the pod of an ordinal, of a version of the template.
