@@ -66,10 +66,13 @@ func (w *Watcher) signal() {
 const pollMost = 512
 
 // Poll appends the events that have happened since the last call (some of them:
-// call again until there are none) to buf. It does not block.
+// call again until there are none) to buf. It does not block. Events of a batch that
+// is still being applied are left for the next call, which its signal asks for: who is
+// told of a change must find it when he reads.
 func (w *Watcher) Poll(buf []*Event) ([]*Event, error) {
+	visible := w.cache.set.Revision()
 	if w.narrow() {
-		return w.pollQueue(buf)
+		return w.pollQueue(buf, visible)
 	}
 	for len(buf) < pollMost {
 		if w.chunk.dropped.Load() {
@@ -92,6 +95,9 @@ func (w *Watcher) Poll(buf []*Event) ([]*Event, error) {
 		}
 		for ; w.pos < n && len(buf) < pollMost; w.pos++ {
 			e := &w.chunk.events[w.pos]
+			if e.Revision > visible {
+				return buf, nil
+			}
 			buf = append(buf, e)
 			w.last = e.Revision
 		}
@@ -99,13 +105,16 @@ func (w *Watcher) Poll(buf []*Event) ([]*Event, error) {
 	return buf, nil
 }
 
-func (w *Watcher) pollQueue(buf []*Event) ([]*Event, error) {
+func (w *Watcher) pollQueue(buf []*Event, visible int64) ([]*Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.expired {
 		return buf[:0], &ExpiredError{Revision: w.last}
 	}
 	n := min(len(w.queue), pollMost)
+	for n > 0 && w.queue[n-1].Revision > visible {
+		n--
+	}
 	buf = append(buf, w.queue[:n]...)
 	if n > 0 {
 		w.last = w.queue[n-1].Revision
