@@ -205,7 +205,7 @@ func (all results) page() string {
 	row("**all**", &total)
 	b.WriteString(`
 The images that the specs run are made on the machine (` + "`test/conformance/images.sh`" + `), under the names that the suite asks for: its own Go
-programs are built from its source; busybox, nginx and the name resolution tools are Debian's in place of Alpine's; and a small name server
+programs and busybox are built from source; nginx and the name resolution tools are Debian's in place of Alpine's; and a small name server
 stands in for CoreDNS in the one spec that starts it.
 
     make conformance                          # everything, as root: more than an hour
