@@ -324,6 +324,45 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+func TestLogsOverWebSocket(t *testing.T) {
+	k := newKubelet(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello\n") })
+	s := start(t, func(c *apiserver.Config) { c.Nodes = k })
+	s.runningPod(t, "p", "c")
+	for _, tc := range []struct {
+		protocols []string
+		kind      int
+		want      string
+	}{
+		{nil, websocket.BinaryMessage, "hello\n"},
+		{[]string{"binary.k8s.io"}, websocket.BinaryMessage, "hello\n"},
+		{[]string{"base64.binary.k8s.io"}, websocket.TextMessage, "aGVsbG8K"},
+	} {
+		d := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: tc.protocols}
+		conn, resp, err := d.DialContext(t.Context(), "wss"+strings.TrimPrefix(s.url, "https")+"/api/v1/namespaces/default/pods/p/log", http.Header{"Authorization": {"Bearer admin"}})
+		if err != nil {
+			t.Fatalf("%v: %v (%v)", tc.protocols, err, resp)
+		}
+		var got string
+		for {
+			kind, b, err := conn.ReadMessage()
+			if err != nil {
+				if !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+					t.Errorf("%v: ended with %v", tc.protocols, err)
+				}
+				break
+			}
+			if kind != tc.kind {
+				t.Errorf("%v: a message of kind %d", tc.protocols, kind)
+			}
+			got += string(b)
+		}
+		_ = conn.Close()
+		if got != tc.want {
+			t.Errorf("%v: %q", tc.protocols, got)
+		}
+	}
+}
+
 func TestExecHandsBytesThrough(t *testing.T) {
 	asked := make(chan *http.Request, 2)
 	k := newKubelet(t, func(w http.ResponseWriter, r *http.Request) {

@@ -234,6 +234,10 @@ func (p *Proxy) logs(w http.ResponseWriter, r *http.Request, info *endpoint.Requ
 	h := w.Header()
 	h.Set("Content-Type", "text/plain")
 	if pod.Spec.NodeName == "" { // nothing runs, nothing was written
+		if isWebSocket(r) {
+			logSocket(w, r, http.NoBody)
+			return nil
+		}
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
@@ -253,6 +257,10 @@ func (p *Proxy) logs(w http.ResponseWriter, r *http.Request, info *endpoint.Requ
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > http.StatusPartialContent {
 		return kubeletError(resp, info)
+	}
+	if isWebSocket(r) {
+		logSocket(w, r, resp.Body)
+		return nil
 	}
 	if t := resp.Header.Get("Content-Type"); t != "" {
 		h.Set("Content-Type", t)

@@ -898,6 +898,9 @@ func TestBinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.get(pods, "default", "a").(*corev1.Pod)
+	if p.Generation != 1 {
+		t.Errorf("a binding is no change of what the pod runs: generation %d", p.Generation)
+	}
 	if p.Spec.NodeName != "n" || p.Annotations["x"] != "y" || len(p.Status.Conditions) != 1 || p.Status.Conditions[0].Status != corev1.ConditionTrue {
 		t.Errorf("%+v", p)
 	}

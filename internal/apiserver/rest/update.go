@@ -357,7 +357,8 @@ func (s *storage) prepareUpdate(req *updateRequest, obj, old api.Object, own fun
 	if own != nil {
 		own(obj)
 	}
-	if s.res.SpecChanged != nil && s.res.SpecChanged(obj, old) {
+	// A binding says where a pod runs, not what: its generation stays.
+	if req.subresource != "binding" && s.res.SpecChanged != nil && s.res.SpecChanged(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 	return obj, nil
