@@ -4,14 +4,17 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/controllers/loop"
@@ -51,28 +54,30 @@ func (x *Controller) sync(ctx context.Context, name string) error {
 	if !ok || ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return nil
 	}
+	found := &content{remaining: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}}
 	resources, err := x.client.Resources(ctx)
 	if err != nil {
-		return fmt.Errorf("namespace %s: list the resources: %w", name, err)
+		found.discovery = err
 	}
 	// Pods go first, so that what protects them (network policies) outlives them.
-	left, err := x.empty(ctx, name, client.ResourceInfo{GVR: client.Pods.GVR, Namespaced: true})
-	if err != nil {
-		return err
-	}
-	if left == 0 {
+	x.empty(ctx, name, client.ResourceInfo{GVR: client.Pods.GVR, Namespaced: true}, found)
+	if found.left() == 0 && len(found.failed) == 0 {
 		for _, r := range resources {
-			if !r.Namespaced || r.GVR == client.Pods.GVR {
-				continue
+			if r.Namespaced && r.GVR != client.Pods.GVR {
+				x.empty(ctx, name, r, found)
 			}
-			n, err := x.empty(ctx, name, r)
-			if err != nil {
-				return err
-			}
-			left += n
 		}
 	}
-	if left > 0 {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if left := found.left(); left > 0 || len(found.failed) > 0 || found.discovery != nil {
+		if err := x.report(ctx, ns, found); err != nil {
+			return err
+		}
+		if left == 0 || found.discovery != nil {
+			return fmt.Errorf("empty namespace %s: %w", name, errors.Join(found.discovery, errors.New(strings.Join(found.failed, ", "))))
+		}
 		x.loop.After(name, again)
 		return nil
 	}
@@ -84,27 +89,50 @@ func (x *Controller) sync(ctx context.Context, name string) error {
 	return nil
 }
 
-// empty deletes a resource's objects in a namespace and returns how many are left.
-func (x *Controller) empty(ctx context.Context, namespace string, r client.ResourceInfo) (int, error) {
+// report writes why a namespace is not gone yet, if that is news.
+func (x *Controller) report(ctx context.Context, ns *corev1.Namespace, found *content) error {
+	out := ns.DeepCopy()
+	if !setConditions(out, found.conditions(), time.Now()) {
+		return nil
+	}
+	if _, err := client.Namespaces.UpdateStatus(ctx, x.client, out); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("write the status of namespace %s: %w", ns.Name, err)
+	}
+	return nil
+}
+
+// empty deletes a resource's objects in a namespace and notes what is left.
+func (x *Controller) empty(ctx context.Context, namespace string, r client.ResourceInfo, found *content) {
+	fail := func(what string, err error) {
+		found.failed = append(found.failed, fmt.Sprintf("%s %s: %v", what, r.GVR.GroupResource(), err))
+	}
 	list, err := x.client.List(ctx, r.GVR, namespace, metav1.ListOptions{})
 	if err != nil {
-		return 0, fmt.Errorf("namespace %s: list %s: %w", namespace, r.GVR.Resource, err)
+		fail("list", err)
+		return
+	}
+	if len(list.Items) == 0 {
+		return
 	}
 	background := metav1.DeletePropagationBackground
-	left := 0
 	for _, obj := range list.Items {
-		if obj.GetDeletionTimestamp() == nil {
-			uid := obj.GetUID()
-			err := x.client.Delete(ctx, r.GVR, namespace, obj.GetName(), metav1.DeleteOptions{PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &uid}})
-			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				return 0, fmt.Errorf("namespace %s: delete %s %s: %w", namespace, r.GVR.Resource, obj.GetName(), err)
-			}
+		if obj.GetDeletionTimestamp() != nil {
+			continue
+		}
+		uid := obj.GetUID()
+		err := x.client.Delete(ctx, r.GVR, namespace, obj.GetName(), metav1.DeleteOptions{PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &uid}})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			fail("delete "+obj.GetName()+" of", err)
 		}
 	}
-	list, err = x.client.List(ctx, r.GVR, namespace, metav1.ListOptions{})
-	if err != nil {
-		return 0, fmt.Errorf("namespace %s: list %s: %w", namespace, r.GVR.Resource, err)
+	if list, err = x.client.List(ctx, r.GVR, namespace, metav1.ListOptions{}); err != nil {
+		fail("list", err)
+		return
 	}
-	left = len(list.Items)
-	return left, nil
+	for _, obj := range list.Items {
+		found.remaining[r.GVR]++
+		for _, f := range obj.GetFinalizers() {
+			found.finalizers[f]++
+		}
+	}
 }

@@ -52,6 +52,24 @@ func TestANamespaceGoesLast(t *testing.T) {
 		if !there() {
 			t.Fatal("the namespace is gone while a finalizer holds an object")
 		}
+		ns, err := client.Namespaces.Get(t.Context(), c, "", "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conditions := map[corev1.NamespaceConditionType]string{}
+		for _, c := range ns.Status.Conditions {
+			conditions[c.Type] = string(c.Status) + " " + c.Reason + ": " + c.Message
+		}
+		for kind, want := range map[corev1.NamespaceConditionType]string{
+			corev1.NamespaceDeletionDiscoveryFailure: "False ResourcesDiscovered: All resources successfully discovered",
+			corev1.NamespaceDeletionContentFailure:   "False ContentDeleted: All content successfully deleted, may be waiting on finalization",
+			corev1.NamespaceContentRemaining:         "True SomeResourcesRemain: Some resources are remaining: configmaps. has 1 resource instances",
+			corev1.NamespaceFinalizersRemaining:      "True SomeFinalizersRemain: Some content in the namespace has finalizers remaining: example.com/held in 1 resource instances",
+		} {
+			if conditions[kind] != want {
+				t.Errorf("%s is %q, want %q", kind, conditions[kind], want)
+			}
+		}
 		m, err := client.ConfigMaps.Get(t.Context(), c, "shop", "held")
 		if err != nil {
 			t.Fatal(err)
