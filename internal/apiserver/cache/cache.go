@@ -440,5 +440,18 @@ func (c *Cache) Historic(ctx context.Context, revision int64) (*Snapshot, error)
 	return s, nil
 }
 
+// Kept fails with an ExpiredError once the store has compacted a revision, also
+// while its state is still known here.
+func (c *Cache) Kept(ctx context.Context, revision int64) error {
+	_, err := c.set.store.List(ctx, c.prefix, store.ListOptions{Revision: revision, Limit: 1, KeysOnly: true})
+	if errors.Is(err, store.ErrCompacted) {
+		return &ExpiredError{Revision: revision, Oldest: c.set.Revision()}
+	}
+	if err != nil {
+		return fmt.Errorf("read %s at revision %d: %w", c.prefix, revision, err)
+	}
+	return nil
+}
+
 // Pin keeps a snapshot for a while so that Historic finds it.
 func (c *Cache) Pin(revision int64, s *Snapshot) { c.pins.put(revision, s) }

@@ -247,9 +247,14 @@ func (s *storage) continued(ctx context.Context, token continueToken) (*cache.Sn
 	if err := s.waitRevision(ctx, token.Revision); err != nil {
 		return nil, 0, err
 	}
-	snap, err := s.cache.Historic(ctx, token.Revision)
+	// Tokens expire with their revision even where nothing has changed since:
+	// clients may rely on it (conformance: lists from the last key).
+	err := s.cache.Kept(ctx, token.Revision)
 	if err == nil {
-		return snap, token.Revision, nil
+		var snap *cache.Snapshot
+		if snap, err = s.cache.Historic(ctx, token.Revision); err == nil {
+			return snap, token.Revision, nil
+		}
 	}
 	if err = expired(err); apierrors.IsResourceExpired(err) {
 		e := apierrors.NewResourceExpired("The provided continue parameter is too old " +

@@ -467,6 +467,9 @@ func TestExactAndExpiredRevisions(t *testing.T) {
 	if err := w.store.Compact(w.ctx, w.revision()); err != nil {
 		t.Fatal(err)
 	}
+	if _, err = s.List(w.ctx, "", rest.ListOptions{ListOptions: metav1.ListOptions{Limit: 1, Continue: page.Continue}}); !apierrors.IsResourceExpired(err) {
+		t.Errorf("a token outlives its revision: %v", err)
+	}
 	d = newWorldOn(t, w.store, rest.Config{}) // one that did not see the page's revision
 	_, err = d.of(configMaps).List(d.ctx, "", rest.ListOptions{ListOptions: metav1.ListOptions{Continue: page.Continue}})
 	status, ok := err.(apierrors.APIStatus)
