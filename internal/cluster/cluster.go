@@ -484,8 +484,15 @@ func (c *cluster) controllers(ctx context.Context) {
 
 // node starts the runtime, the network and the kubelet of this machine.
 func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func(), err error) {
+	nodeIP, err := netip.ParseAddr(c.NodeIP)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the node's address: %w", err)
+	}
 	net, err := podnet.Open(networkDir(c.DataDir), podRange)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := net.RouteServices(serviceRange); err != nil {
 		return nil, nil, err
 	}
 	imageStore, err := Images(c.DataDir, c.log)
@@ -506,7 +513,8 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	}
 	c.part(ctx, "DNS", names.Run)
 	self := c.local.As("system:node:"+c.NodeName, "system:nodes")
-	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.As("system:kube-proxy"), NodeName: c.NodeName, Logger: c.log}).Run)
+	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.As("system:kube-proxy"), NodeName: c.NodeName, NodeIP: nodeIP,
+		Pods: podRange, Services: serviceRange, Logger: c.log}).Run)
 	recorder := events.New(self, "kubelet", c.NodeName, c.log)
 	c.part(ctx, "kubelet events", recorder.Run)
 	k, err := kubelet.New(kubelet.Config{

@@ -7,15 +7,17 @@
 package kubeproxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
+	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -29,7 +31,12 @@ import (
 type Config struct {
 	Client   client.Interface
 	NodeName string
-	Logger   *slog.Logger
+	NodeIP   netip.Addr // lets the node itself in where its range is
+	// Pods is the range of the cluster's pods: others reach ClusterIPs with their
+	// source hidden. Services is the range of ClusterIPs: nothing goes to those that
+	// nobody has. Either may be left out.
+	Pods, Services netip.Prefix
+	Logger         *slog.Logger
 }
 
 // Proxy is the Service proxy of one node.
@@ -43,7 +50,8 @@ type Proxy struct {
 	dirty    map[types.NamespacedName]bool
 	wake     chan struct{}
 
-	installed map[types.NamespacedName][]*portal // only the loop touches it
+	installed map[types.NamespacedName][]*portal // only the loop touches these
+	claims    *claims
 }
 
 // New returns a proxy that has not started.
@@ -59,50 +67,53 @@ const retryAfter = time.Second
 // Run keeps the rules until ctx ends. They stay in place then, so that
 // connections survive a restart; Remove takes them away.
 func (p *Proxy) Run(ctx context.Context) error {
-	services := client.Services.Informer(p.cfg.Client, client.Scope{})
-	slices := client.EndpointSlices.Informer(p.cfg.Client, client.Scope{})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 2)
+	failed, seen := make(chan error, 2), make(chan struct{}, 2)
 	for _, w := range []struct {
 		informer client.Informer
 		fn       func(client.Event)
-	}{{services.Informer, p.serviceEvent}, {slices.Informer, p.sliceEvent}} {
+	}{
+		{client.Services.Informer(p.cfg.Client, client.Scope{}).Informer, p.serviceEvent},
+		{client.EndpointSlices.Informer(p.cfg.Client, client.Scope{}).Informer, p.sliceEvent},
+	} {
 		wg.Go(func() {
-			if err := w.informer.Watch(ctx, w.fn); err != nil && ctx.Err() == nil {
+			if err := w.informer.Watch(ctx, func(e client.Event) {
+				if e.Type == client.Synced {
+					seen <- struct{}{}
+					return
+				}
+				w.fn(e)
+			}); err != nil && ctx.Err() == nil {
 				failed <- err
 			}
 		})
 	}
 	// The rules are written once both views are whole, so that a restart never
 	// takes a Service away that still has endpoints (E1).
-	if err := services.WaitSynced(ctx); err != nil {
-		return nil
-	}
-	if err := slices.WaitSynced(ctx); err != nil {
-		return nil
-	}
-	conn, err := nft.Open()
-	if err != nil {
-		return fmt.Errorf("kube-proxy: open nftables: %w", err)
+	for range 2 {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return fmt.Errorf("kube-proxy: watch: %w", err)
+		case <-seen:
+		}
 	}
 	var t *table
 	for {
-		wait := time.Duration(-1)
+		var err error
 		if t == nil {
-			t, err = p.install(conn)
+			t, err = p.fresh()
 		} else {
 			err = p.sync(t)
 		}
+		var retry <-chan time.Time
 		if err != nil {
 			p.log.Error("kube-proxy: write rules", "err", err)
-			t, wait = nil, retryAfter // what the kernel has is uncertain: write all anew
-		}
-		var timer <-chan time.Time
-		if wait > 0 {
-			timer = time.After(wait)
+			t, retry = nil, time.After(retryAfter) // what the kernel has is uncertain: write all anew
 		}
 		select {
 		case <-ctx.Done():
@@ -110,9 +121,18 @@ func (p *Proxy) Run(ctx context.Context) error {
 		case err := <-failed:
 			return fmt.Errorf("kube-proxy: watch: %w", err)
 		case <-p.wake:
-		case <-timer:
+		case <-retry:
 		}
 	}
+}
+
+// fresh writes everything over a connection without the remains of another one.
+func (p *Proxy) fresh() (*table, error) {
+	conn, err := nft.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return p.install(conn)
 }
 
 func (p *Proxy) serviceEvent(e client.Event) {
@@ -134,6 +154,9 @@ func (p *Proxy) serviceEvent(e client.Event) {
 func (p *Proxy) sliceEvent(e client.Event) {
 	slice, ok := e.Object.(*discoveryv1.EndpointSlice)
 	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
+		return
+	}
+	if _, headless := slice.Labels[corev1.IsHeadlessService]; headless {
 		return
 	}
 	key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
@@ -170,14 +193,20 @@ func (p *Proxy) install(conn *nftables.Conn) (*table, error) {
 		want[key] = p.plan(key)
 	}
 	p.mu.Unlock()
-	t, err := newTable(conn)
+	t, err := newTable(conn, p.cfg.Pods, p.cfg.Services)
 	if err != nil {
 		return nil, err
 	}
-	for _, portals := range want {
-		for _, portal := range portals {
-			if err := t.change(nil, portal); err != nil {
+	p.claims = newClaims()
+	var udp []*portal
+	for _, key := range sorted(want) {
+		p.claims.claim(key, want[key], p.log)
+		for _, portal := range want[key] {
+			if err := t.change(nil, portal, p.cfg.Pods); err != nil {
 				return nil, err
+			}
+			if portal.proto == unix.IPPROTO_UDP {
+				udp = append(udp, portal)
 			}
 		}
 	}
@@ -185,6 +214,7 @@ func (p *Proxy) install(conn *nftables.Conn) (*table, error) {
 		return nil, err
 	}
 	p.installed = want
+	p.forget(udp, nil)
 	return t, nil
 }
 
@@ -194,7 +224,7 @@ func (p *Proxy) plan(key types.NamespacedName) []*portal {
 	for _, s := range p.slices[key] {
 		list = append(list, s)
 	}
-	return plan(p.services[key], list, p.cfg.NodeName)
+	return plan(p.services[key], list, p.cfg.NodeName, p.cfg.NodeIP)
 }
 
 // sync writes what changed since the last time in one transaction.
@@ -205,40 +235,60 @@ func (p *Proxy) sync(t *table) error {
 		want[key] = p.plan(key)
 	}
 	clear(p.dirty)
+	order := sorted(want) // who changed comes before who waits for what it had
+	for _, key := range order[:len(order):len(order)] {
+		for _, waiting := range p.claims.release(key) {
+			if _, ok := want[waiting]; !ok {
+				want[waiting] = p.plan(waiting)
+				p.claims.release(waiting)
+				order = append(order, waiting)
+			}
+		}
+	}
 	p.mu.Unlock()
-	changed := false
-	var stale []backend
 	// First all that goes, then all that comes: a port may move between Services.
 	type pair struct{ old, now *portal }
-	var later []pair
-	for key, now := range want {
+	var gone, later []pair
+	var udp, lost []*portal
+	for _, key := range order {
+		now := want[key]
+		p.claims.claim(key, now, p.log)
 		old := map[string]*portal{}
 		for _, q := range p.installed[key] {
-			old[q.chain] = q
+			old[q.id] = q
 		}
 		for _, q := range now {
-			was := old[q.chain]
-			delete(old, q.chain)
-			if !q.equal(was) {
+			was := old[q.id]
+			delete(old, q.id)
+			switch {
+			case q.equal(was):
+				if q.proto == unix.IPPROTO_UDP && !slices.Equal(q.serving, was.serving) {
+					udp = append(udp, q)
+				}
+			case was == nil:
+				later = append(later, pair{nil, q})
+			case sameFrontends(was, q):
 				later = append(later, pair{was, q})
-				stale = append(stale, goneUDP(was, q)...)
+			default:
+				gone, later = append(gone, pair{was, nil}), append(later, pair{nil, q})
 			}
 		}
 		for _, q := range old {
-			changed = true
-			if err := t.change(q, nil); err != nil {
-				return err
-			}
-			stale = append(stale, goneUDP(q, nil)...)
+			gone = append(gone, pair{q, nil})
 		}
 	}
-	for _, c := range later {
-		changed = true
-		if err := t.change(c.old, c.now); err != nil {
+	for _, c := range append(gone, later...) {
+		if err := t.change(c.old, c.now, p.cfg.Pods); err != nil {
 			return err
 		}
+		switch {
+		case c.now != nil && c.now.proto == unix.IPPROTO_UDP:
+			udp = append(udp, c.now)
+		case c.now == nil && c.old.proto == unix.IPPROTO_UDP:
+			lost = append(lost, c.old)
+		}
 	}
-	if changed {
+	if len(gone)+len(later) > 0 {
 		if err := t.conn.Flush(); err != nil {
 			return err
 		}
@@ -250,42 +300,14 @@ func (p *Proxy) sync(t *table) error {
 			p.installed[key] = now
 		}
 	}
-	p.forget(stale)
+	p.forget(udp, lost)
 	return nil
 }
 
-// goneUDP lists the UDP backends that a portal lost.
-func goneUDP(old, now *portal) (out []backend) {
-	if old == nil || !old.udp {
-		return nil
-	}
-	keep := map[backend]bool{}
-	if now != nil {
-		for _, b := range now.backends {
-			keep[b] = true
-		}
-	}
-	for _, b := range old.backends {
-		if !keep[b] {
-			out = append(out, b)
-		}
-	}
-	return out
-}
-
-// forget removes the UDP connections to backends that are gone: without a
-// handshake they would go there for as long as the client sends (E2).
-func (p *Proxy) forget(stale []backend) {
-	for _, b := range stale {
-		filter := &netlink.ConntrackFilter{}
-		if filter.AddProtocol(unix.IPPROTO_UDP) != nil ||
-			filter.AddIP(netlink.ConntrackReplySrcIP, net.IP(b.Addr().AsSlice())) != nil {
-			continue
-		}
-		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter); err != nil {
-			p.log.Warn("kube-proxy: forget UDP connections", "endpoint", b, "err", err)
-		}
-	}
+func sorted(m map[types.NamespacedName][]*portal) []types.NamespacedName {
+	return slices.SortedFunc(maps.Keys(m), func(a, b types.NamespacedName) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 }
 
 // Remove takes the proxy's rules out of the kernel.

@@ -35,65 +35,67 @@ func service(change ...func(*corev1.ServiceSpec)) *corev1.Service {
 func TestPlan(t *testing.T) {
 	both := slice(endpoint("10.0.0.2", "here", true, true, false), endpoint("10.0.0.1", "there", true, true, false))
 	for name, c := range map[string]struct {
-		svc      *corev1.Service
-		slices   []*discoveryv1.EndpointSlice
-		portals  int
-		inside   []string // backends of the cluster IP
-		outside  []string // backends of the node port
-		hidesSrc bool
+		svc     *corev1.Service
+		slices  []*discoveryv1.EndpointSlice
+		portals int
+		inside  []string // backends of the cluster IP
+		outside []string // backends of the node port
 	}{
-		"every ready endpoint, sorted": {service(), both, 2, []string{"10.0.0.1:8080", "10.0.0.2:8080"}, []string{"10.0.0.1:8080", "10.0.0.2:8080"}, true},
+		"every ready endpoint, sorted": {service(), both, 1, []string{"10.0.0.1:8080", "10.0.0.2:8080"}, []string{"10.0.0.1:8080", "10.0.0.2:8080"}},
 		"external traffic stays on the node and keeps its source": {
-			service(func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }), both, 2,
-			[]string{"10.0.0.1:8080", "10.0.0.2:8080"}, []string{"10.0.0.2:8080"}, false},
+			service(func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }), both, 1,
+			[]string{"10.0.0.1:8080", "10.0.0.2:8080"}, []string{"10.0.0.2:8080"}},
 		"internal traffic stays on the node": {
-			service(func(s *corev1.ServiceSpec) { s.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal) }), both, 2,
-			[]string{"10.0.0.2:8080"}, []string{"10.0.0.1:8080", "10.0.0.2:8080"}, true},
-		"what is not ready gets nothing": {service(), slice(endpoint("10.0.0.1", "here", false, false, false), endpoint("10.0.0.2", "here", true, true, false)), 2,
-			[]string{"10.0.0.2:8080"}, []string{"10.0.0.2:8080"}, true},
-		"those that still serve when all terminate": {service(), slice(endpoint("10.0.0.1", "here", false, true, true), endpoint("10.0.0.2", "here", false, false, true)), 2,
-			[]string{"10.0.0.1:8080"}, []string{"10.0.0.1:8080"}, true},
+			service(func(s *corev1.ServiceSpec) { s.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal) }), both, 1,
+			[]string{"10.0.0.2:8080"}, []string{"10.0.0.1:8080", "10.0.0.2:8080"}},
+		"what is not ready gets nothing": {service(), slice(endpoint("10.0.0.1", "here", false, false, false), endpoint("10.0.0.2", "here", true, true, false)), 1,
+			[]string{"10.0.0.2:8080"}, []string{"10.0.0.2:8080"}},
+		"those that still serve when all terminate": {service(), slice(endpoint("10.0.0.1", "here", false, true, true), endpoint("10.0.0.2", "here", false, false, true)), 1,
+			[]string{"10.0.0.1:8080"}, []string{"10.0.0.1:8080"}},
 		"headless": {service(func(s *corev1.ServiceSpec) {
 			s.ClusterIP, s.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
-		}), both, 0, nil, nil, false},
+		}), both, 0, nil, nil},
+		"given to another proxy": {func() *corev1.Service {
+			s := service()
+			s.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": "other"}
+			return s
+		}(), both, 0, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := plan(c.svc, c.slices, "here")
+			got := plan(c.svc, c.slices, "here", netip.MustParseAddr("192.0.2.1"))
 			if len(got) != c.portals {
 				t.Fatalf("%d portals, want %d", len(got), c.portals)
 			}
 			if c.portals == 0 {
 				return
 			}
-			for i, want := range [][]string{c.inside, c.outside} {
+			p := got[0]
+			for _, way := range []struct {
+				name  string
+				local bool
+				want  []string
+			}{{"inside", p.insideLocal, c.inside}, {"outside", p.outsideLocal, c.outside}} {
+				list := p.all
+				if way.local {
+					list = p.own
+				}
 				var have []string
-				for _, b := range got[i].backends {
+				for _, b := range list {
 					have = append(have, b.String())
 				}
-				if !slices.Equal(have, want) {
-					t.Errorf("portal %d: %v, want %v", i, have, want)
+				if !slices.Equal(have, way.want) {
+					t.Errorf("%s: %v, want %v", way.name, have, way.want)
 				}
 			}
-			if f := got[0].frontends[0]; f.addr != netip.MustParseAddr("10.96.0.9") || f.port != 80 {
+			if f := p.inside[0]; f.addr != netip.MustParseAddr("10.96.0.9") || f.port != 80 {
 				t.Errorf("cluster IP frontend %+v", f)
 			}
-			if f := got[1].frontends[0]; f.addr.IsValid() || f.port != 30080 || got[1].masquerade != c.hidesSrc || got[0].masquerade {
-				t.Errorf("node port frontend %+v, source hidden %v", f, got[1].masquerade)
+			if f := p.outside[0]; f.addr.IsValid() || f.port != 30080 {
+				t.Errorf("node port frontend %+v", f)
 			}
-			if again := plan(c.svc, c.slices, "here"); !again[0].equal(got[0]) || !again[1].equal(got[1]) {
+			if again := plan(c.svc, c.slices, "here", netip.MustParseAddr("192.0.2.1")); !again[0].equal(p) {
 				t.Error("the same state makes another plan: rules would be written for nothing")
 			}
 		})
-	}
-}
-
-func TestLostUDPBackendsAreForgotten(t *testing.T) {
-	a, b := netip.MustParseAddrPort("10.0.0.1:53"), netip.MustParseAddrPort("10.0.0.2:53")
-	old := &portal{udp: true, backends: []backend{a, b}}
-	if got := goneUDP(old, &portal{udp: true, backends: []backend{b}}); len(got) != 1 || got[0] != a {
-		t.Errorf("got %v", got)
-	}
-	if got := goneUDP(&portal{backends: []backend{a}}, nil); got != nil {
-		t.Errorf("a TCP backend is forgotten: %v", got)
 	}
 }

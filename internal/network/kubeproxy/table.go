@@ -5,7 +5,6 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -19,24 +18,28 @@ const TableName = "proa-services"
 // kube-proxy uses).
 const masqueradeMark = 0x4000
 
+// refuse is the chain that tells a client that nobody is there.
+const refuse = "refuse"
+
 // table is the rules in the kernel: one verdict map from (address, protocol,
 // port) to a Service's chain, one from (protocol, port) for node ports, and for
-// each portal a chain with one rule that picks a backend. A change touches only
-// the elements and chains of its Service.
+// each portal a few chains of its own. A change touches only the elements and
+// chains of its Service.
 type table struct {
-	conn      *nftables.Conn
-	table     *nftables.Table
-	services  *nftables.Set
-	nodePorts *nftables.Set
-	empty     *nftables.Set // frontends without a backend: refused
-	emptyNode *nftables.Set
-	hairpin   *nftables.Set // (address, address) of each backend: traffic of a pod to itself
-	loops     map[netip.Addr]int
+	conn       *nftables.Conn
+	table      *nftables.Table
+	services   *nftables.Set
+	nodePorts  *nftables.Set
+	empty      *nftables.Set // frontends without an endpoint to go to: refused or dropped
+	emptyNode  *nftables.Set
+	clusterIPs *nftables.Set
+	hairpin    *nftables.Set // (address, address) of each backend: traffic of a pod to itself
+	held       map[string]int
 }
 
 // newTable makes the table anew in one transaction, whatever was there.
-func newTable(conn *nftables.Conn) (*table, error) {
-	t := &table{conn: conn, table: &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}, loops: map[netip.Addr]int{}}
+func newTable(conn *nftables.Conn, pods, services netip.Prefix) (*table, error) {
+	t := &table{conn: conn, table: &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4}, held: map[string]int{}}
 	// Add, delete, add: deleting what does not exist would fail the transaction.
 	conn.AddTable(t.table)
 	conn.DelTable(t.table)
@@ -45,178 +48,223 @@ func newTable(conn *nftables.Conn) (*table, error) {
 	port := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	t.services = &nftables.Set{Table: t.table, Name: "services", IsMap: true, Concatenation: true, KeyType: address, DataType: nftables.TypeVerdict}
 	t.nodePorts = &nftables.Set{Table: t.table, Name: "node-ports", IsMap: true, Concatenation: true, KeyType: port, DataType: nftables.TypeVerdict}
-	t.empty = &nftables.Set{Table: t.table, Name: "no-endpoints", Concatenation: true, KeyType: address}
-	t.emptyNode = &nftables.Set{Table: t.table, Name: "no-endpoints-node", Concatenation: true, KeyType: port}
+	t.empty = &nftables.Set{Table: t.table, Name: "no-endpoints", IsMap: true, Concatenation: true, KeyType: address, DataType: nftables.TypeVerdict}
+	t.emptyNode = &nftables.Set{Table: t.table, Name: "no-endpoints-node", IsMap: true, Concatenation: true, KeyType: port, DataType: nftables.TypeVerdict}
+	t.clusterIPs = &nftables.Set{Table: t.table, Name: "cluster-ips", KeyType: nftables.TypeIPAddr}
 	t.hairpin = &nftables.Set{Table: t.table, Name: "hairpin", Concatenation: true, KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)}
-	for _, s := range []*nftables.Set{t.services, t.nodePorts, t.empty, t.emptyNode, t.hairpin} {
+	for _, s := range []*nftables.Set{t.services, t.nodePorts, t.empty, t.emptyNode, t.clusterIPs, t.hairpin} {
 		if err := conn.AddSet(s, nil); err != nil {
 			return nil, fmt.Errorf("make set %s: %w", s.Name, err)
 		}
 	}
+	t.base(pods, services)
+	return t, nil
+}
+
+// base writes the chains that packets enter by.
+func (t *table) base(pods, services netip.Prefix) {
 	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
-		return conn.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: kind, Hooknum: hook, Priority: priority})
-	}
-	rule := func(c *nftables.Chain, parts ...[]expr.Any) {
-		var all []expr.Any
-		for _, p := range parts {
-			all = append(all, p...)
-		}
-		conn.AddRule(&nftables.Rule{Table: t.table, Chain: c, Exprs: all})
+		return t.conn.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: kind, Hooknum: hook, Priority: priority})
 	}
 	byAddress := []expr.Any{nft.Destination(nft.Reg0), nft.Protocol(nft.Reg1), nft.Port(nft.Reg2)}
 	byPort := []expr.Any{nft.Protocol(nft.Reg0), nft.Port(nft.Reg1)}
+	toClusterIP := []expr.Any{nft.Destination(nft.Reg0), nft.Find(t.clusterIPs)}
 	// A node port is not opened on loopback: the answer could not find its way
 	// without letting martians in (CVE-2020-8558).
 	notLoopback := append([]expr.Any{nft.Destination(nft.Reg0)}, nft.InPrefix(nft.Reg0, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpNeq)...)
-	local := nft.IsLocal()
+	local, isNew := nft.IsLocal(), nft.IsNew()
 
+	t.rule(t.conn.AddChain(&nftables.Chain{Name: refuse, Table: t.table}),
+		[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}) // port unreachable
 	for _, c := range []*nftables.Chain{
 		chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest),
 		chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest),
 	} {
-		rule(c, byAddress, []expr.Any{nft.FindVerdict(t.services)})
-		rule(c, notLoopback, local, byPort, []expr.Any{nft.FindVerdict(t.nodePorts)})
+		if pods.IsValid() {
+			// The endpoint may be elsewhere, and would answer past this node.
+			notPod := append([]expr.Any{nft.Source(nft.Reg0)}, nft.InPrefix(nft.Reg0, pods, expr.CmpOpNeq)...)
+			t.rule(c, toClusterIP, notPod, nft.SetMark(masqueradeMark))
+		}
+		t.rule(c, byAddress, []expr.Any{nft.FindVerdict(t.services)})
+		t.rule(c, notLoopback, local, byPort, []expr.Any{nft.FindVerdict(t.nodePorts)})
 	}
 	post := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	rule(post, nft.HasMark(masqueradeMark), []expr.Any{&expr.Masq{}})
-	rule(post, []expr.Any{nft.Source(nft.Reg0), nft.Destination(nft.Reg1), nft.Find(t.hairpin), &expr.Masq{}})
-	refuse := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}} // port unreachable
+	t.rule(post, nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), []expr.Any{nft.Masquerade()})
+	t.rule(post, []expr.Any{nft.Source(nft.Reg0), nft.Destination(nft.Reg1), nft.Find(t.hairpin), nft.Masquerade()})
+
 	before := nftables.ChainPriorityRef(*nftables.ChainPriorityFilter - 10)
+	input := chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, before)
+	t.rule(input, isNew, byAddress, []expr.Any{nft.FindVerdict(t.empty)})
+	t.rule(input, isNew, notLoopback, local, byPort, []expr.Any{nft.FindVerdict(t.emptyNode)})
 	for _, c := range []*nftables.Chain{
-		chain("forward-empty", nftables.ChainTypeFilter, nftables.ChainHookForward, before),
-		chain("output-empty", nftables.ChainTypeFilter, nftables.ChainHookOutput, before),
-		chain("input-empty", nftables.ChainTypeFilter, nftables.ChainHookInput, before),
+		chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, before),
+		chain("output-filter", nftables.ChainTypeFilter, nftables.ChainHookOutput, before),
 	} {
-		rule(c, byAddress, []expr.Any{nft.Find(t.empty)}, refuse)
-		if c.Name != "forward-empty" {
-			rule(c, notLoopback, local, byPort, []expr.Any{nft.Find(t.emptyNode)}, refuse)
+		t.rule(c, isNew, byAddress, []expr.Any{nft.FindVerdict(t.empty)})
+		// What still has a ClusterIP as destination is for a port that nobody has.
+		t.rule(c, isNew, toClusterIP, []expr.Any{nft.Goto(refuse)})
+		if services.IsValid() {
+			free := append([]expr.Any{nft.Destination(nft.Reg0)}, nft.InPrefix(nft.Reg0, services, expr.CmpOpEq)...)
+			t.rule(c, isNew, free, []expr.Any{nft.Drop()})
 		}
 	}
-	return t, nil
 }
 
-func (t *table) key(f frontend) []byte {
-	k := append(nft.Word(f.proto), nft.PortWord(f.port)...)
-	if f.addr.IsValid() {
-		k = append(f.addr.AsSlice(), k...)
+func (t *table) rule(c *nftables.Chain, parts ...[]expr.Any) {
+	var all []expr.Any
+	for _, p := range parts {
+		all = append(all, p...)
 	}
-	return k
+	t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: c, Exprs: all})
 }
 
-// sets returns the map of a frontend and the set of those without a backend.
-func (t *table) sets(f frontend) (byVerdict, empty *nftables.Set) {
-	if f.addr.IsValid() {
-		return t.services, t.empty
+// element is what a frontend has in one of the maps.
+type element struct {
+	set *nftables.Set
+	nftables.SetElement
+}
+
+// elements lists what a portal has in the maps; the same portal gives the same.
+func (t *table) elements(p *portal) (out []element) {
+	add := func(f frontend, empty bool, verdict *expr.Verdict) {
+		set := t.services
+		key := append(nft.Word(f.proto), nft.PortWord(f.port)...)
+		switch {
+		case !f.addr.IsValid() && empty:
+			set = t.emptyNode
+		case !f.addr.IsValid():
+			set = t.nodePorts
+		case empty:
+			set = t.empty
+		}
+		if f.addr.IsValid() {
+			key = append(f.addr.AsSlice(), key...)
+		}
+		out = append(out, element{set, nftables.SetElement{Key: key, VerdictData: verdict}})
 	}
-	return t.nodePorts, t.emptyNode
+	way := func(list []frontend, local bool, taker string, passes bool) {
+		for _, f := range list {
+			r := p.refusal(local)
+			if r == taken || r == dropped && passes {
+				add(f, false, &expr.Verdict{Kind: expr.VerdictGoto, Chain: taker})
+			}
+			switch r {
+			case rejected:
+				add(f, true, &expr.Verdict{Kind: expr.VerdictGoto, Chain: refuse})
+			case dropped:
+				add(f, true, &expr.Verdict{Kind: expr.VerdictDrop})
+			}
+		}
+	}
+	way(p.inside, p.insideLocal, p.pool(p.insideLocal), false)
+	// Pods and the node itself reach every endpoint whatever the policy says of others.
+	way(p.outside, p.outsideLocal, "ext-"+p.id, true)
+	way(p.guarded, p.outsideLocal, "guard-"+p.id, true)
+	return out
+}
+
+func (p *portal) pool(local bool) string {
+	if local {
+		return "own-" + p.id
+	}
+	return "all-" + p.id
+}
+
+// chains lists the chains that a portal (nil: none) has.
+func (p *portal) chains() (out []string) {
+	if p == nil || len(p.all) == 0 {
+		return nil
+	}
+	out = append(out, "all-"+p.id)
+	if len(p.own) > 0 {
+		out = append(out, "own-"+p.id)
+	}
+	if len(p.outside)+len(p.guarded) > 0 {
+		out = append(out, "ext-"+p.id)
+	}
+	if len(p.guarded) > 0 {
+		out = append(out, "guard-"+p.id)
+	}
+	return out
 }
 
 // change replaces one portal by another (either may be nil) in the transaction
 // that the next Flush ends.
-func (t *table) change(old, now *portal) error {
-	had := old != nil && len(old.backends) > 0
-	has := now != nil && len(now.backends) > 0
+func (t *table) change(old, now *portal, pods netip.Prefix) error {
 	if old != nil {
-		for _, f := range old.frontends {
-			verdict, empty := t.sets(f)
-			element := nftables.SetElement{Key: t.key(f)}
-			set := empty
-			if had {
-				set = verdict
-				element.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: old.chain}
-			}
-			if err := t.conn.SetDeleteElements(set, []nftables.SetElement{element}); err != nil {
+		for _, e := range t.elements(old) {
+			if err := t.conn.SetDeleteElements(e.set, []nftables.SetElement{e.SetElement}); err != nil {
 				return err
 			}
 		}
-		t.count(old.backends, -1)
-	}
-	name := ""
-	if now != nil {
-		name = now.chain
-	} else {
-		name = old.chain
-	}
-	chain := &nftables.Chain{Name: name, Table: t.table}
-	if had {
-		t.conn.FlushChain(chain)
-		if !has {
-			t.conn.DelChain(chain)
+		if err := t.hold(old, -1); err != nil {
+			return err
 		}
+	}
+	was, is := old.chains(), now.chains()
+	have := map[string]bool{}
+	for _, name := range was {
+		have[name] = true
+		t.conn.FlushChain(&nftables.Chain{Name: name, Table: t.table})
+	}
+	wanted := map[string]bool{}
+	for _, name := range is {
+		wanted[name] = true
+	}
+	for _, name := range was {
+		if !wanted[name] {
+			t.conn.DelChain(&nftables.Chain{Name: name, Table: t.table})
+		}
+	}
+	if err := t.remember(old, now); err != nil {
+		return err
 	}
 	if now == nil {
 		return nil
 	}
-	t.count(now.backends, 1)
-	if has {
-		if !had {
-			t.conn.AddChain(chain)
+	for _, name := range is {
+		if !have[name] {
+			t.conn.AddChain(&nftables.Chain{Name: name, Table: t.table})
 		}
-		if err := t.fill(chain, now); err != nil {
+	}
+	if err := t.fill(now, wanted, pods); err != nil {
+		return err
+	}
+	for _, e := range t.elements(now) {
+		if err := t.conn.SetAddElements(e.set, []nftables.SetElement{e.SetElement}); err != nil {
 			return err
 		}
 	}
-	for _, f := range now.frontends {
-		verdict, empty := t.sets(f)
-		element := nftables.SetElement{Key: t.key(f)}
-		set := empty
-		if has {
-			set = verdict
-			element.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: now.chain}
-		}
-		if err := t.conn.SetAddElements(set, []nftables.SetElement{element}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.hold(now, 1)
 }
 
-// count keeps the hairpin set: an address stays while a backend has it.
-func (t *table) count(list []backend, by int) {
-	for _, b := range list {
-		addr := b.Addr()
-		was := t.loops[addr]
-		t.loops[addr] = was + by
-		pair := []nftables.SetElement{{Key: append(addr.AsSlice(), addr.AsSlice()...)}}
+// hold keeps the sets of addresses that several portals share: an address stays
+// while one has it.
+func (t *table) hold(p *portal, by int) error {
+	count := func(set *nftables.Set, key []byte) error {
+		name := set.Name + string(key)
+		was := t.held[name]
+		t.held[name] = was + by
+		one := []nftables.SetElement{{Key: key}}
 		switch {
 		case was == 0 && by > 0:
-			// Errors of building a message show at the Flush.
-			_ = t.conn.SetAddElements(t.hairpin, pair)
+			return t.conn.SetAddElements(set, one)
 		case was+by == 0:
-			_ = t.conn.SetDeleteElements(t.hairpin, pair)
-			delete(t.loops, addr)
+			delete(t.held, name)
+			return t.conn.SetDeleteElements(set, one)
+		}
+		return nil
+	}
+	for _, f := range p.inside {
+		if err := count(t.clusterIPs, f.addr.AsSlice()); err != nil {
+			return err
 		}
 	}
-}
-
-// fill writes a portal's rules: pick a number, look the backend up, rewrite.
-func (t *table) fill(chain *nftables.Chain, p *portal) error {
-	if p.masquerade {
-		t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: nft.SetMark(masqueradeMark)})
+	for _, b := range p.all {
+		a := b.Addr().AsSlice()
+		if err := count(t.hairpin, append(a, a...)); err != nil {
+			return err
+		}
 	}
-	n := uint32(len(p.backends))
-	targets := &nftables.Set{Table: t.table, Anonymous: true, Constant: true, IsMap: true,
-		KeyType: nftables.TypeInteger, DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)}
-	elements := make([]nftables.SetElement, n)
-	for i, b := range p.backends {
-		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)),
-			Val: append(b.Addr().AsSlice(), nft.PortWord(b.Port())...)}
-	}
-	first := elements[:min(len(elements), nft.Chunk)]
-	if err := t.conn.AddSet(targets, first); err != nil {
-		return err
-	}
-	if err := nft.Add(t.conn, targets, elements[len(first):]); err != nil {
-		return err
-	}
-	var exprs []expr.Any
-	if p.affinity {
-		exprs = append(exprs, nft.Source(nft.Reg0),
-			&expr.Hash{SourceRegister: nft.Reg0, DestRegister: nft.Reg0, Length: 4, Modulus: n, Seed: 0x70726f61, Type: expr.HashTypeJenkins})
-	} else {
-		exprs = append(exprs, &expr.Numgen{Register: nft.Reg0, Modulus: n, Type: unix.NFT_NG_RANDOM})
-	}
-	exprs = append(exprs, nft.FindInto(targets), nft.DNAT())
-	t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: chain, Exprs: exprs})
 	return nil
 }

@@ -20,6 +20,7 @@ const (
 	Reg0 = 1
 	Reg1 = unix.NFT_REG32_01
 	Reg2 = unix.NFT_REG32_02
+	Reg3 = unix.NFT_REG32_03
 )
 
 // socketBuffer takes a transaction of tens of thousands of elements; the kernel
@@ -85,13 +86,43 @@ func Port(reg uint32) expr.Any {
 	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
 }
 
-// IsLocal matches packets to an address of this host.
+// IsLocal matches packets to an address of this host, FromLocal those from one.
 func IsLocal() []expr.Any {
 	return []expr.Any{
 		&expr.Fib{Register: Reg0, FlagDADDR: true, ResultADDRTYPE: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: Reg0, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
 }
+
+func FromLocal() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: Reg0, FlagSADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: Reg0, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
+// connectionIsNew is the bit of a connection's first packet (NF_CT_STATE_BIT).
+const connectionIsNew = 1 << 3
+
+// IsNew matches the first packet of a connection.
+func IsNew() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Register: Reg0, Key: expr.CtKeySTATE},
+		&expr.Bitwise{SourceRegister: Reg0, DestRegister: Reg0, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(connectionIsNew), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: Reg0, Data: make([]byte, 4)},
+	}
+}
+
+// Goto continues in another chain, and does not come back.
+func Goto(chain string) expr.Any { return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
+
+// Drop ends a packet.
+func Drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
+
+// Masquerade hides the source. The port is chosen at random: choosing the next free
+// one lets two processors choose the same, and one of the packets is lost.
+func Masquerade() expr.Any { return &expr.Masq{FullyRandom: true} }
 
 // InPrefix compares the address in a register with an IPv4 prefix.
 func InPrefix(reg uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
@@ -112,6 +143,16 @@ func SetMark(bit uint32) []expr.Any {
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: Reg0},
 		&expr.Bitwise{SourceRegister: Reg0, DestRegister: Reg0, Len: 4,
 			Mask: binaryutil.NativeEndian.PutUint32(^bit), Xor: binaryutil.NativeEndian.PutUint32(bit)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: Reg0},
+	}
+}
+
+// ClearMark takes a bit back, so that it means nothing to those who come later.
+func ClearMark(bit uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: Reg0},
+		&expr.Bitwise{SourceRegister: Reg0, DestRegister: Reg0, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(^bit), Xor: make([]byte, 4)},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: Reg0},
 	}
 }
@@ -140,8 +181,11 @@ func FindInto(set *nftables.Set) expr.Any {
 }
 
 // DNAT rewrites the destination to the address at Reg0 and the port at Reg1.
-func DNAT() expr.Any {
-	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: Reg0, RegProtoMin: Reg1, Specified: true}
+func DNAT() expr.Any { return DNATTo(Reg0, Reg1) }
+
+// DNATTo rewrites the destination to an address and a port in two registers.
+func DNATTo(addr, port uint32) expr.Any {
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: addr, RegProtoMin: port, Specified: true}
 }
 
 // Word pads a value to the 4 bytes that each part of a concatenation takes.

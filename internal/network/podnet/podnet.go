@@ -149,6 +149,20 @@ func (n *Network) bridge() error {
 	return netlink.LinkSetUp(link)
 }
 
+// RouteServices leads the addresses of Services to the bridge, so that the host
+// reaches them without a default route, and those that nobody has stay here.
+func (n *Network) RouteServices(services netip.Prefix) error {
+	link, err := netlink.LinkByName(Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", Bridge, err)
+	}
+	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Src: n.gateway.AsSlice(),
+		Dst: &net.IPNet{IP: services.Addr().AsSlice(), Mask: net.CIDRMask(services.Bits(), 32)}}); err != nil {
+		return fmt.Errorf("set the route to Services: %w", err)
+	}
+	return nil
+}
+
 func (n *Network) rules() error {
 	conn, err := nft.Open()
 	if err != nil {
