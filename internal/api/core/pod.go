@@ -2,15 +2,14 @@ package core
 
 import (
 	"fmt"
-	"slices"
+	"strconv"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/duration"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/internal/api"
@@ -22,331 +21,210 @@ func pod() *api.Resource {
 	k.Resource.Categories = []string{"all"}
 	k.Resource.UnconditionalUpdate = true
 	k.Resource.Subresources = []string{"attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize"}
-	k.Default = func(o *corev1.Pod) { DefaultPodSpec(&o.Spec) }
+	k.Default = defaultPod
 	k.PrepareForCreate = func(o *corev1.Pod) {
 		o.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: QOSClass(o)}
 		if len(o.Spec.SchedulingGates) > 0 {
 			o.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
 				Message: "Scheduling is blocked due to non-empty scheduling gates"}}
 		}
+		mergeLabelKeys(o)
 	}
 	k.Validate = func(o *corev1.Pod) field.ErrorList {
-		errs := ValidatePodSpec(&o.Spec, field.NewPath("spec"))
+		spec := field.NewPath("spec")
+		errs := validatePod(o)
 		if len(o.Spec.EphemeralContainers) > 0 {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "ephemeralContainers"), "cannot be set on create"))
+			errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "cannot be set on create"))
 		}
 		if o.Spec.NodeName != "" && len(o.Spec.SchedulingGates) > 0 {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "nodeName"), "cannot be set until all schedulingGates have been cleared"))
+			errs = append(errs, field.Forbidden(spec.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 		}
 		return errs
 	}
 	k.ValidateUpdate = validatePodUpdate
 	k.CopyStatus = func(dst, src *corev1.Pod) { src.Status.DeepCopyInto(&dst.Status) }
-	k.ValidateStatusUpdate = func(o, old *corev1.Pod) (errs field.ErrorList) {
-		if old.Status.Phase == corev1.PodSucceeded || old.Status.Phase == corev1.PodFailed {
-			if o.Status.Phase != old.Status.Phase && o.Status.Phase != corev1.PodSucceeded && o.Status.Phase != corev1.PodFailed {
-				errs = append(errs, field.Forbidden(field.NewPath("status", "phase"), "a terminated pod cannot run again"))
-			}
-		}
-		return errs
-	}
+	k.ValidateStatusUpdate = validatePodStatus
 	k.SpecChanged = func(o, old *corev1.Pod) bool { return !apiequality.Semantic.DeepEqual(o.Spec, old.Spec) }
+	k.Warnings = podWarnings
 	k.GracePeriod = func(o *corev1.Pod, opts *metav1.DeleteOptions) int64 {
-		period := int64(corev1.DefaultTerminationGracePeriodSeconds)
+		var period int64
 		switch {
+		// What never ran on a node, or has ended, has nothing to wait for.
+		case o.Spec.NodeName == "", o.Status.Phase == corev1.PodFailed, o.Status.Phase == corev1.PodSucceeded:
 		case opts != nil && opts.GracePeriodSeconds != nil:
 			period = *opts.GracePeriodSeconds
 		case o.Spec.TerminationGracePeriodSeconds != nil:
 			period = *o.Spec.TerminationGracePeriodSeconds
 		}
-		// What never ran on a node, or has ended, has nothing to wait for.
-		if o.Spec.NodeName == "" || o.Status.Phase == corev1.PodFailed || o.Status.Phase == corev1.PodSucceeded {
-			return 0
+		if period < 0 {
+			period = 1
 		}
-		return max(1, period) * boolInt(period != 0)
+		return period
 	}
 	k.Fields = func(o *corev1.Pod) fields.Set {
 		ip := o.Status.PodIP
-		if ip == "" && len(o.Status.PodIPs) > 0 {
+		if len(o.Status.PodIPs) > 0 {
 			ip = o.Status.PodIPs[0].IP
 		}
 		return fields.Set{"spec.nodeName": o.Spec.NodeName, "spec.restartPolicy": string(o.Spec.RestartPolicy), "spec.schedulerName": o.Spec.SchedulerName,
-			"spec.serviceAccountName": o.Spec.ServiceAccountName, "spec.hostNetwork": fmt.Sprint(o.Spec.HostNetwork), "status.phase": string(o.Status.Phase),
+			"spec.serviceAccountName": o.Spec.ServiceAccountName, "spec.hostNetwork": strconv.FormatBool(o.Spec.HostNetwork), "status.phase": string(o.Status.Phase),
 			"status.podIP": ip, "status.nominatedNodeName": o.Status.NominatedNodeName}
 	}
 	k.Resource.FieldLabels = []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"}
-	k.Resource.Columns = []metav1.TableColumnDefinition{nameColumn,
-		column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic."), column("Status", "string", "The aggregate status of the containers in this pod."),
-		column("Restarts", "string", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."), ageColumn,
-		column("IP", "string", "podIP address allocated to the pod.", true), column("Node", "string", "NodeName indicates in which node this pod is scheduled.", true),
-		column("Nominated Node", "string", "nominatedNodeName is set only when this pod preempts other pods on the node.", true),
-		column("Readiness Gates", "string", "If specified, all readiness gates will be evaluated for pod readiness.", true)}
+	spec, status := corev1.PodSpec{}.SwaggerDoc(), corev1.PodStatus{}.SwaggerDoc()
+	k.Resource.Columns = []metav1.TableColumnDefinition{
+		rules.Name(),
+		rules.Text("Ready", "The aggregate readiness state of this pod for accepting traffic."),
+		rules.Text("Status", "The aggregate status of the containers in this pod."),
+		rules.Text("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."),
+		rules.Age(),
+		rules.Wide("IP", status["podIP"]),
+		rules.Wide("Node", spec["nodeName"]),
+		rules.Wide("Nominated Node", status["nominatedNodeName"]),
+		rules.Wide("Readiness Gates", spec["readinessGates"]),
+	}
 	k.Row = podRow
 	return k.Erase()
 }
 
-func boolInt(b bool) int64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// validatePodUpdate allows the few changes of a pod's spec that Kubernetes does.
-func validatePodUpdate(o, old *corev1.Pod) field.ErrorList {
+// validatePod checks a pod, and what holds for pods but not for templates.
+func validatePod(o *corev1.Pod) field.ErrorList {
 	spec := field.NewPath("spec")
-	var errs field.ErrorList
-	for i := range o.Spec.Containers {
-		if o.Spec.Containers[i].Image == "" {
-			errs = append(errs, field.Required(spec.Child("containers").Index(i).Child("image"), ""))
+	errs := ValidatePodSpec(&o.Spec, spec)
+	for _, list := range []struct {
+		name       string
+		containers []corev1.Container
+	}{{"containers", o.Spec.Containers}, {"initContainers", o.Spec.InitContainers}} {
+		for i := range list.containers {
+			if image := list.containers[i].Image; strings.TrimSpace(image) != image {
+				errs = append(errs, field.Invalid(spec.Child(list.name).Index(i).Child("image"), image, "must not have leading or trailing whitespace"))
+			}
 		}
 	}
-	if len(o.Spec.Containers) != len(old.Spec.Containers) {
-		return append(errs, field.Forbidden(spec.Child("containers"), "pod updates may not add or remove containers"))
-	}
-	if len(o.Spec.InitContainers) != len(old.Spec.InitContainers) {
-		return append(errs, field.Forbidden(spec.Child("initContainers"), "pod updates may not add or remove containers"))
-	}
-	if d := o.Spec.ActiveDeadlineSeconds; d != nil {
-		if was := old.Spec.ActiveDeadlineSeconds; was != nil && *d > *was {
-			errs = append(errs, field.Invalid(spec.Child("activeDeadlineSeconds"), *d, "must be less than or equal to previous value"))
+	if o.Spec.ServiceAccountName == "" {
+		for i, volume := range o.Spec.Volumes {
+			if volume.Projected == nil {
+				continue
+			}
+			for j, source := range volume.Projected.Sources {
+				if source.ServiceAccountToken != nil {
+					errs = append(errs, field.Forbidden(spec.Child("volumes").Index(i).Child("projected", "sources").Index(j).Child("serviceAccountToken"), "must not be specified when serviceAccountName is not set"))
+				}
+			}
 		}
-	} else if old.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Invalid(spec.Child("activeDeadlineSeconds"), nil, "must not update from a positive integer to nil value"))
-	}
-	for i, t := range old.Spec.Tolerations {
-		if !slices.ContainsFunc(o.Spec.Tolerations, func(n corev1.Toleration) bool { t.TolerationSeconds, n.TolerationSeconds = nil, nil; return t == n }) {
-			errs = append(errs, field.Forbidden(spec.Child("tolerations").Index(i), "existing toleration can not be modified except its tolerationSeconds"))
-		}
-	}
-	for i, g := range o.Spec.SchedulingGates {
-		if !slices.Contains(old.Spec.SchedulingGates, g) {
-			errs = append(errs, field.Forbidden(spec.Child("schedulingGates").Index(i), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
-		}
-	}
-	// What is left after the allowed changes are undone must be as it was.
-	rest := o.Spec.DeepCopy()
-	for i := range rest.Containers {
-		rest.Containers[i].Image = old.Spec.Containers[i].Image
-	}
-	for i := range rest.InitContainers {
-		rest.InitContainers[i].Image = old.Spec.InitContainers[i].Image
-	}
-	rest.ActiveDeadlineSeconds = old.Spec.ActiveDeadlineSeconds
-	rest.Tolerations, rest.SchedulingGates = old.Spec.Tolerations, old.Spec.SchedulingGates
-	if g := rest.TerminationGracePeriodSeconds; g != nil && *g == 1 && old.Spec.TerminationGracePeriodSeconds != nil && *old.Spec.TerminationGracePeriodSeconds < 0 {
-		rest.TerminationGracePeriodSeconds = old.Spec.TerminationGracePeriodSeconds
-	}
-	if len(old.Spec.SchedulingGates) > 0 {
-		rest.NodeSelector, rest.Affinity = old.Spec.NodeSelector, old.Spec.Affinity
-	}
-	if !apiequality.Semantic.DeepEqual(*rest, old.Spec) {
-		errs = append(errs, field.Forbidden(spec, "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"))
 	}
 	return errs
 }
 
-// podRow words a pod's state as kubectl users know it.
-func podRow(o *corev1.Pod) []any {
-	restarts, ready, total := 0, 0, len(o.Spec.Containers)
-	var lastRestart metav1.Time
-	sidecars := map[string]bool{}
-	for i := range o.Spec.InitContainers {
-		if c := &o.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			sidecars[c.Name] = true
-			total++
-		}
+// validatePodStatus checks a write of /status.
+func validatePodStatus(o, old *corev1.Pod) (errs field.ErrorList) {
+	p := field.NewPath("status")
+	now, was := &o.Status, &old.Status
+	if now.NominatedNodeName != "" {
+		errs = append(errs, subdomain(p.Child("nominatedNodeName"), now.NominatedNodeName)...)
 	}
-	reason := string(o.Status.Phase)
-	if o.Status.Reason != "" {
-		reason = o.Status.Reason
+	if was.QOSClass != "" && now.QOSClass != "" && now.QOSClass != was.QOSClass {
+		errs = append(errs, field.Invalid(p.Child("qosClass"), now.QOSClass, "field is immutable"))
 	}
-	for _, c := range o.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonSchedulingGated {
-			reason = corev1.PodReasonSchedulingGated
-		}
+	// A pod that has ended has given its place away: it cannot run again.
+	if ended(was.Phase) && !ended(now.Phase) {
+		errs = append(errs, field.Forbidden(p.Child("phase"), "a terminated pod cannot run again"))
 	}
-	note := func(c *corev1.ContainerStatus) {
-		restarts += int(c.RestartCount)
-		if t := c.LastTerminationState.Terminated; t != nil && lastRestart.Before(&t.FinishedAt) {
-			lastRestart = t.FinishedAt
-		}
+	for i, c := range now.Conditions {
+		errs = append(errs, qualified(p.Child("conditions").Index(i).Child("type"), string(c.Type))...)
 	}
-	initializing := false
-	for i := range o.Status.InitContainerStatuses {
-		c := &o.Status.InitContainerStatuses[i]
-		note(c)
-		if sidecars[c.Name] && c.Ready {
-			ready++
-		}
-		t, w := c.State.Terminated, c.State.Waiting
-		if t != nil && t.ExitCode == 0 || sidecars[c.Name] && c.Started != nil && *c.Started || initializing {
+	errs = append(errs, validateTransitions(now.ContainerStatuses, was.ContainerStatuses, o.Spec.Containers, &o.Spec, p.Child("containerStatuses"))...)
+	errs = append(errs, validateTransitions(now.InitContainerStatuses, was.InitContainerStatuses, o.Spec.InitContainers, &o.Spec, p.Child("initContainerStatuses"))...)
+	families := map[bool]bool{}
+	for i, ip := range now.PodIPs {
+		ipp := p.Child("podIPs").Index(i).Child("ip")
+		if bad := utilvalidation.IsValidIPForLegacyField(ipp, ip.IP, false, nil); len(bad) > 0 {
+			errs = append(errs, bad...)
 			continue
 		}
-		switch {
-		case t != nil && t.Reason != "":
-			reason = "Init:" + t.Reason
-		case t != nil && t.Signal != 0:
-			reason = fmt.Sprintf("Init:Signal:%d", t.Signal)
-		case t != nil:
-			reason = fmt.Sprintf("Init:ExitCode:%d", t.ExitCode)
-		case w != nil && w.Reason != "" && w.Reason != "PodInitializing":
-			reason = "Init:" + w.Reason
-		default:
-			reason = fmt.Sprintf("Init:%d/%d", i, len(o.Spec.InitContainers))
+		six := strings.Contains(ip.IP, ":")
+		if families[six] {
+			errs = append(errs, field.Invalid(p.Child("podIPs"), now.PodIPs, "may specify no more than one IP for each IP family"))
 		}
-		initializing = true
+		families[six] = true
 	}
-	if !initializing {
-		running := false
-		for i := len(o.Status.ContainerStatuses) - 1; i >= 0; i-- {
-			c := &o.Status.ContainerStatuses[i]
-			note(c)
-			t, w := c.State.Terminated, c.State.Waiting
-			switch {
-			case w != nil && w.Reason != "":
-				reason = w.Reason
-			case t != nil && t.Reason != "":
-				reason = t.Reason
-			case t != nil && t.Signal != 0:
-				reason = fmt.Sprintf("Signal:%d", t.Signal)
-			case t != nil:
-				reason = fmt.Sprintf("ExitCode:%d", t.ExitCode)
-			case c.Ready && c.State.Running != nil:
-				running = true
-				ready++
-			}
-		}
-		if reason == "Completed" && running {
-			reason = "NotReady"
-			if slices.ContainsFunc(o.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }) {
-				reason = "Running"
-			}
-		}
-	}
-	switch {
-	case o.DeletionTimestamp != nil && o.Status.Reason == "NodeLost":
-		reason = "Unknown"
-	case o.DeletionTimestamp != nil && o.Status.Phase != corev1.PodSucceeded && o.Status.Phase != corev1.PodFailed:
-		reason = "Terminating"
-	}
-	restartText := fmt.Sprint(restarts)
-	if restarts != 0 && !lastRestart.IsZero() {
-		restartText = fmt.Sprintf("%d (%s ago)", restarts, duration.HumanDuration(time.Since(lastRestart.Time)))
-	}
-	ip := "<none>"
-	if len(o.Status.PodIPs) > 0 {
-		ip = o.Status.PodIPs[0].IP
-	} else if o.Status.PodIP != "" {
-		ip = o.Status.PodIP
-	}
-	gates := "<none>"
-	if n := len(o.Spec.ReadinessGates); n > 0 {
-		pass := 0
-		for _, g := range o.Spec.ReadinessGates {
-			if slices.ContainsFunc(o.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == g.ConditionType && c.Status == corev1.ConditionTrue }) {
-				pass++
-			}
-		}
-		gates = fmt.Sprintf("%d/%d", pass, n)
-	}
-	return []any{o.Name, fmt.Sprintf("%d/%d", ready, total), reason, restartText, age(o.CreationTimestamp), ip, orNone(o.Spec.NodeName), orNone(o.Status.NominatedNodeName), gates}
+	return errs
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return "<none>"
-	}
-	return s
+func ended(phase corev1.PodPhase) bool {
+	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
 }
 
-func node() *api.Resource {
-	k := api.Kind[*corev1.Node]{Resource: rules.Cluster[corev1.Node, corev1.NodeList](gv, "nodes", "no")}
-	k.Resource.UnconditionalUpdate = true
-	k.Resource.Subresources = []string{"proxy"}
-	k.Default = func(o *corev1.Node) {
-		// Allocatable is what is left of capacity for pods; whoever reserves nothing leaves it out.
-		for name, q := range o.Status.Capacity {
-			if _, ok := o.Status.Allocatable[name]; !ok {
-				if o.Status.Allocatable == nil {
-					o.Status.Allocatable = corev1.ResourceList{}
-				}
-				o.Status.Allocatable[name] = q.DeepCopy()
+// validateTransitions refuses that a container which ended for good is reported as anything else.
+func validateTransitions(now, was []corev1.ContainerStatus, containers []corev1.Container, spec *corev1.PodSpec, p *field.Path) (errs field.ErrorList) {
+	if spec.RestartPolicy == corev1.RestartPolicyAlways {
+		return nil
+	}
+	restarts := map[string]bool{} // containers that have a say of their own
+	for i := range containers {
+		restarts[containers[i].Name] = containers[i].RestartPolicy != nil
+	}
+	for i := range was {
+		t := was[i].State.Terminated
+		if t == nil || restarts[was[i].Name] || t.ExitCode != 0 && spec.RestartPolicy == corev1.RestartPolicyOnFailure {
+			continue
+		}
+		for j := range now {
+			if now[j].Name == was[i].Name && now[j].State.Terminated == nil {
+				errs = append(errs, field.Forbidden(p.Index(j).Child("state"), "may not be transitioned to non-terminated state"))
 			}
 		}
 	}
-	validate := func(o *corev1.Node) (errs field.ErrorList) {
-		seen := map[string]bool{}
-		for i, t := range o.Spec.Taints {
-			p := field.NewPath("spec", "taints").Index(i)
-			errs = append(errs, oneOf(p.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)...)
-			if key := t.Key + ":" + string(t.Effect); seen[key] {
-				errs = append(errs, field.Duplicate(p, t))
+	return errs
+}
+
+// podWarnings tells of what is valid and yet most likely not meant.
+func podWarnings(o *corev1.Pod) (warnings []string) {
+	warn := func(p *field.Path, format string, args ...any) {
+		warnings = append(warnings, p.String()+": "+fmt.Sprintf(format, args...))
+	}
+	if msgs := utilvalidation.IsDNS1123Label(o.Name); len(msgs) > 0 {
+		warn(field.NewPath("metadata", "name"), "this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs)
+	}
+	spec := field.NewPath("spec")
+	if g := o.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
+		warn(spec.Child("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
+	}
+	v := specValidator{spec: &o.Spec, path: spec}
+	v.eachContainer(func(c *corev1.Container, p *field.Path) {
+		seen := make(map[string]bool, len(c.Env))
+		for i, e := range c.Env {
+			if seen[e.Name] && !strings.Contains(e.Value, "$("+e.Name+")") {
+				warn(p.Child("env").Index(i), "hides previous definition of %q, which may be dropped when using apply", e.Name)
+			}
+			seen[e.Name] = true
+		}
+		type key struct {
+			protocol corev1.Protocol
+			port     int32
+			host     int32
+			ip       string
+		}
+		ports := make(map[key]int, len(c.Ports))
+		for i, cp := range c.Ports {
+			k := key{cp.Protocol, cp.ContainerPort, cp.HostPort, cp.HostIP}
+			if first, ok := ports[k]; ok {
+				warn(p.Child("ports").Index(i), "duplicate port definition with %s", p.Child("ports").Index(first))
 			} else {
-				seen[key] = true
+				ports[k] = i
 			}
 		}
-		return errs
-	}
-	k.Validate = validate
-	k.ValidateUpdate = func(o, old *corev1.Node) field.ErrorList {
-		errs := validate(o)
-		if old.Spec.ProviderID != "" && o.Spec.ProviderID != old.Spec.ProviderID {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "providerID"), "node updates may not change providerID except from \"\" to valid"))
-		}
-		if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(o.Spec.PodCIDRs, old.Spec.PodCIDRs) {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
-		}
-		return errs
-	}
-	k.CopyStatus = func(dst, src *corev1.Node) { src.Status.DeepCopyInto(&dst.Status) }
-	k.Fields = func(o *corev1.Node) fields.Set {
-		return fields.Set{"spec.unschedulable": fmt.Sprint(o.Spec.Unschedulable)}
-	}
-	k.Resource.FieldLabels = []string{"spec.unschedulable"}
-	k.Resource.Columns = []metav1.TableColumnDefinition{nameColumn, column("Status", "string", "The status of the node"), column("Roles", "string", "The roles of the node"), ageColumn,
-		column("Version", "string", "Kubelet Version reported by the node."), column("Internal-IP", "string", "List of addresses reachable to the node.", true),
-		column("External-IP", "string", "List of addresses reachable to the node.", true), column("OS-Image", "string", "OS Image reported by the node.", true),
-		column("Kernel-Version", "string", "Kernel Version reported by the node.", true), column("Container-Runtime", "string", "ContainerRuntime Version reported by the node.", true)}
-	k.Row = func(o *corev1.Node) []any {
-		status := "Unknown"
-		for _, c := range o.Status.Conditions {
-			if c.Type == corev1.NodeReady {
-				status = "NotReady"
-				if c.Status == corev1.ConditionTrue {
-					status = "Ready"
+		for _, list := range []struct {
+			name string
+			list corev1.ResourceList
+		}{{"limits", c.Resources.Limits}, {"requests", c.Resources.Requests}} {
+			for _, name := range sorted(list.list) {
+				q := list.list[name]
+				if (name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage) && q.MilliValue()%1000 != 0 {
+					warn(p.Child("resources", list.name).Key(string(name)), "fractional byte value %q is invalid, must be an integer", q.String())
 				}
 			}
 		}
-		if o.Spec.Unschedulable {
-			status += ",SchedulingDisabled"
-		}
-		var roles []string
-		for label, v := range o.Labels {
-			if role, ok := strings.CutPrefix(label, "node-role.kubernetes.io/"); ok && role != "" {
-				roles = append(roles, role)
-			} else if label == "kubernetes.io/role" && v != "" {
-				roles = append(roles, v)
-			}
-		}
-		slices.Sort(roles)
-		address := func(kind corev1.NodeAddressType) string {
-			for _, a := range o.Status.Addresses {
-				if a.Type == kind {
-					return a.Address
-				}
-			}
-			return "<none>"
-		}
-		i := &o.Status.NodeInfo
-		unknown := func(s string) string {
-			if s == "" {
-				return "<unknown>"
-			}
-			return s
-		}
-		return []any{o.Name, status, orNone(strings.Join(roles, ",")), age(o.CreationTimestamp), i.KubeletVersion, address(corev1.NodeInternalIP), address(corev1.NodeExternalIP),
-			unknown(i.OSImage), unknown(i.KernelVersion), unknown(i.ContainerRuntimeVersion)}
-	}
-	return k.Erase()
+	})
+	return warnings
 }

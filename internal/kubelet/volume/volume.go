@@ -43,14 +43,11 @@ type Config struct {
 type Volumes struct {
 	cfg Config
 
-	mu           sync.Mutex
-	tokens       map[tokenKey]*token
-	certificates map[tokenKey]*certificate
+	mu     sync.Mutex
+	tokens map[tokenKey]*token
 }
 
-func New(cfg Config) *Volumes {
-	return &Volumes{cfg: cfg, tokens: map[tokenKey]*token{}, certificates: map[tokenKey]*certificate{}}
-}
+func New(cfg Config) *Volumes { return &Volumes{cfg: cfg, tokens: map[tokenKey]*token{}} }
 
 // Mounted is a volume that is in place.
 type Mounted struct {
@@ -444,11 +441,6 @@ func (v *Volumes) ReleaseVolumes(uid types.UID) error {
 	for k := range v.tokens {
 		if k.uid == uid {
 			delete(v.tokens, k)
-		}
-	}
-	for k := range v.certificates {
-		if k.uid == uid {
-			delete(v.certificates, k)
 		}
 	}
 	v.mu.Unlock()
