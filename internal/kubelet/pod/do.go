@@ -442,10 +442,10 @@ func (a *Actor) resize(c *container, i *instance) {
 			c.resizing = false
 			if err != nil {
 				a.tell(c, corev1.EventTypeWarning, "ResizeError", "Error resizing container %s: %s", c.name, cri.ErrorText(err))
-				c.retryAt = time.Now().Add(configRetry)
+				c.resizeErr, c.retryAt = cri.ErrorText(err), time.Now().Add(configRetry)
 				return
 			}
-			c.applied = want
+			c.applied, c.resizeErr = want, ""
 		}
 	})
 }

@@ -140,6 +140,8 @@ type container struct {
 	removing map[string]bool
 	resizing bool
 	applied  *corev1.ResourceRequirements
+	// resizeErr is what the last attempt to apply the resources ended with.
+	resizeErr string
 }
 
 type restart struct {

@@ -385,9 +385,33 @@ func (s *state) conditions(st *corev1.PodStatus, now time.Time) {
 			st.Conditions = append(st.Conditions, c)
 		}
 	}
+	if message, waits := s.resizing(); waits {
+		reason := ""
+		if message != "" {
+			reason = corev1.PodReasonError
+		}
+		set(corev1.PodResizeInProgress, true, reason, message)
+	}
 	if s.kill != nil && s.kill.failed && s.kill.reason == "Evicted" && findCondition(old, corev1.DisruptionTarget) == nil {
 		set(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, s.kill.message)
 	}
+}
+
+// resizing reports whether a running container does not have the resources yet
+// that its pod gives it, and what the last attempt to give them ended with.
+func (s *state) resizing() (message string, waits bool) {
+	for c := range s.all {
+		if c.applied == nil || !resourcesChanged(c.applied, &c.spec.Resources) {
+			continue
+		}
+		if i := c.last(); i != nil && i.running() {
+			waits = true
+			if c.resizeErr != "" {
+				message = c.resizeErr
+			}
+		}
+	}
+	return message, waits
 }
 
 func findCondition(list []corev1.PodCondition, t corev1.PodConditionType) *corev1.PodCondition {
@@ -403,7 +427,7 @@ func findCondition(list []corev1.PodCondition, t corev1.PodConditionType) *corev
 // to somebody else and are kept.
 func ownCondition(t corev1.PodConditionType) bool {
 	switch t {
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady:
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodResizeInProgress:
 		return true
 	}
 	return false
