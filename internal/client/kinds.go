@@ -47,6 +47,7 @@ var (
 	Leases                     = kind[*coordinationv1.Lease]("coordination.k8s.io", "v1", "leases", "Lease")
 	EndpointSlices             = kind[*discoveryv1.EndpointSlice]("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 	NetworkPolicies            = kind[*networkingv1.NetworkPolicy]("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+	ServiceCIDRs               = kind[*networkingv1.ServiceCIDR]("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR")
 	PodDisruptionBudgets       = kind[*policyv1.PodDisruptionBudget]("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 	PriorityClasses            = kind[*schedulingv1.PriorityClass]("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass")
 	StorageClasses             = kind[*storagev1.StorageClass]("storage.k8s.io", "v1", "storageclasses", "StorageClass")

@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -391,6 +392,9 @@ func (c *cluster) bootstrap(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := c.serviceRange(ctx); err != nil {
+		return err
+	}
 	if err := c.apiService(ctx); err != nil {
 		return err
 	}
@@ -404,6 +408,26 @@ func ensure[T client.Object](ctx context.Context, l client.Interface, kind clien
 	}
 	if _, err := kind.Create(ctx, l, obj); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create %s %s: %w", kind.GVK.Kind, obj.GetName(), err)
+	}
+	return nil
+}
+
+// serviceRange shows the range of Service addresses (KEP-1880).
+func (c *cluster) serviceRange(ctx context.Context) error {
+	const name = "kubernetes"
+	if _, ok := c.local.Informer(client.ServiceCIDRs.GVR, client.Scope{}).Get("", name); ok {
+		return nil
+	}
+	r, err := client.ServiceCIDRs.Create(ctx, c.local, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{serviceRange.String()}}})
+	if err != nil {
+		return fmt.Errorf("create ServiceCIDR %s: %w", name, err)
+	}
+	r = r.DeepCopy()
+	r.Status.Conditions = []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "", LastTransitionTime: metav1.Now(),
+		Message: "Kubernetes default Service CIDR is ready"}}
+	if _, err := client.ServiceCIDRs.UpdateStatus(ctx, c.local, r); err != nil {
+		return fmt.Errorf("write the status of ServiceCIDR %s: %w", name, err)
 	}
 	return nil
 }
