@@ -347,6 +347,8 @@ const (
 	maxTokenSeconds       = 1 << 32
 	minCertificateSeconds = 60 * 60
 	maxCertificateSeconds = 91 * 24 * 60 * 60
+	// maxOwnCertificateSeconds bounds those of the signers of Kubernetes itself.
+	maxOwnCertificateSeconds = 24 * 60 * 60
 )
 
 func validateProjected(v *corev1.ProjectedVolumeSource, p *field.Path) (errs field.ErrorList) {
@@ -448,8 +450,17 @@ func validatePodCertificate(c *corev1.PodCertificateProjection, p *field.Path) (
 		errs = append(errs, field.Invalid(p.Child("signerName"), c.SignerName, "must be a fully qualified domain and path of the form 'example.com/signer-name'"))
 	}
 	errs = append(errs, among(p.Child("keyType"), c.KeyType, "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
-	if s := c.MaxExpirationSeconds; s != nil && (*s < minCertificateSeconds || *s > maxCertificateSeconds) {
-		errs = append(errs, field.Invalid(p.Child("maxExpirationSeconds"), *s, utilvalidation.InclusiveRangeError(minCertificateSeconds, maxCertificateSeconds)))
+	if s := c.MaxExpirationSeconds; s != nil {
+		most := int32(maxCertificateSeconds)
+		if domain, _, _ := strings.Cut(c.SignerName, "/"); domain == "kubernetes.io" || strings.HasSuffix(domain, ".kubernetes.io") {
+			most = maxOwnCertificateSeconds
+		}
+		if *s < minCertificateSeconds {
+			errs = append(errs, field.Invalid(p.Child("maxExpirationSeconds"), *s, fmt.Sprintf("if provided, maxExpirationSeconds must be >= %d", minCertificateSeconds)))
+		}
+		if *s > most {
+			errs = append(errs, field.Invalid(p.Child("maxExpirationSeconds"), *s, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", most)))
+		}
 	}
 	if c.CredentialBundlePath == "" && c.KeyPath == "" && c.CertificateChainPath == "" {
 		errs = append(errs, field.Required(p, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
