@@ -415,16 +415,19 @@ func ensure[T client.Object](ctx context.Context, l client.Interface, kind clien
 // serviceRange shows the range of Service addresses (KEP-1880).
 func (c *cluster) serviceRange(ctx context.Context) error {
 	const name = "kubernetes"
-	if _, ok := c.local.Informer(client.ServiceCIDRs.GVR, client.Scope{}).Get("", name); ok {
+	if err := ensure(ctx, c.local, client.ServiceCIDRs, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{serviceRange.String()}}}); err != nil {
+		return err
+	}
+	r, err := client.ServiceCIDRs.Get(ctx, c.local, "", name)
+	if err != nil {
+		return fmt.Errorf("get ServiceCIDR %s: %w", name, err)
+	}
+	if len(r.Status.Conditions) > 0 {
 		return nil
 	}
-	r, err := client.ServiceCIDRs.Create(ctx, c.local, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{serviceRange.String()}}})
-	if err != nil {
-		return fmt.Errorf("create ServiceCIDR %s: %w", name, err)
-	}
 	r = r.DeepCopy()
-	r.Status.Conditions = []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "", LastTransitionTime: metav1.Now(),
+	r.Status.Conditions = []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "ServiceCIDRReady", LastTransitionTime: metav1.Now(),
 		Message: "Kubernetes default Service CIDR is ready"}}
 	if _, err := client.ServiceCIDRs.UpdateStatus(ctx, c.local, r); err != nil {
 		return fmt.Errorf("write the status of ServiceCIDR %s: %w", name, err)
