@@ -22,7 +22,7 @@ program() { # program NAME PACKAGE: a static Go program of the module
 unpack() { # unpack FOLDER PACKAGE...: Debian packages and the libraries they need
 	local root=$1 p; shift
 	for p in $(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
-		grep '^[a-z0-9]' | grep -Ev '^(debconf|dpkg|perl|python3|ucf|init-system-helpers|cdebconf|tar|libdebconf|adduser|passwd|systemd|udev|dbus|gcc-|libperl|iproute2-doc|shared-mime|libgd|libx|fontconfig|fonts)' | sort -u); do
+		grep '^[a-z0-9]' | grep -Ev '^(debconf|dpkg|perl|python3|ucf|init-system-helpers|cdebconf|tar|libdebconf|adduser|passwd|systemd|udev|dbus|gcc-|libperl|iproute2-doc|shared-mime|libgd|libx11|libxpm|libxau|libxcb|libxdmcp|fontconfig|fonts)' | sort -u); do
 		apt-cache show "$p" >/dev/null 2>&1 || continue # a virtual package
 		ls "$out/deb/${p}"_*.deb >/dev/null 2>&1 || (cd "$out/deb" && apt-get download -q "$p" >/dev/null 2>&1) || continue
 		dpkg-deb --fsys-tarfile "$out/deb/${p}"_*.deb | tar -x -C "$root" --keep-directory-symlink --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./usr/share/info/*' --exclude='./usr/lib/x86_64-linux-gnu/gconv/*'
