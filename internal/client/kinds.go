@@ -44,6 +44,8 @@ var (
 
 	HorizontalPodAutoscalers   = kind[*autoscalingv2.HorizontalPodAutoscaler]("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 	CertificateSigningRequests = kind[*certificatesv1.CertificateSigningRequest]("certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest")
+	ClusterTrustBundles        = kind[*certificatesv1.ClusterTrustBundle]("certificates.k8s.io", "v1", "clustertrustbundles", "ClusterTrustBundle")
+	PodCertificateRequests     = kind[*certificatesv1.PodCertificateRequest]("certificates.k8s.io", "v1", "podcertificaterequests", "PodCertificateRequest")
 	Leases                     = kind[*coordinationv1.Lease]("coordination.k8s.io", "v1", "leases", "Lease")
 	EndpointSlices             = kind[*discoveryv1.EndpointSlice]("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 	NetworkPolicies            = kind[*networkingv1.NetworkPolicy]("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")

@@ -93,7 +93,7 @@ func (r *runner) build(ctx context.Context) error {
 		return err
 	}
 	for file, args := range map[string][]string{
-		"e2e.test": {"test", "-c", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=" + version, "-o", filepath.Join(r.cache, "e2e.test"), "k8s.io/kubernetes/test/e2e"},
+		"e2e.test": {"test", "-c", "-ldflags", ldflags, "-o", filepath.Join(r.cache, "e2e.test"), "k8s.io/kubernetes/test/e2e"},
 		"ginkgo":   {"build", "-ldflags", "-s -w", "-o", filepath.Join(r.cache, "ginkgo"), "github.com/onsi/ginkgo/v2/ginkgo"},
 	} {
 		if _, err := os.Stat(filepath.Join(r.cache, file)); err == nil {
@@ -107,7 +107,11 @@ func (r *runner) build(ctx context.Context) error {
 	return nil
 }
 
-const version = "v1.37.2"
+const (
+	version = "v1.37.2"
+	// The suite asks for what its own version has.
+	ldflags = "-s -w -X k8s.io/component-base/version.gitVersion=" + version + " -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
+)
 
 // images makes those that are not there and returns all archives.
 func (r *runner) images(ctx context.Context) ([]string, error) {

@@ -278,6 +278,8 @@ func (s *storage) projection(subresource string) func(obj, old api.Object) (api.
 	case s.gr.Resource == "certificatesigningrequests" && subresource == "approval":
 		return func(obj, old api.Object) (api.Object, error) {
 			out := old.DeepCopyObject().(*certificatesv1.CertificateSigningRequest)
+			// Who approves may say why on the object.
+			out.Labels, out.Annotations, out.Finalizers = obj.GetLabels(), obj.GetAnnotations(), obj.GetFinalizers()
 			out.Status.Conditions = obj.(*certificatesv1.CertificateSigningRequest).Status.Conditions
 			return out, nil
 		}

@@ -1,6 +1,7 @@
-// Package source watches the ConfigMaps and Secrets that the pods of a node use,
-// each object once, for as long as a pod holds it. A change wakes the pods that
-// hold the object. It reads single objects only, which is all that a node may do.
+// Package source watches the ConfigMaps, Secrets and ClusterTrustBundles that the
+// pods of a node use, each object once, for as long as a pod holds it. A change
+// wakes the pods that hold the object. Of ConfigMaps and Secrets it reads single
+// objects only, which is all that a node may do.
 package source
 
 import (
@@ -8,8 +9,12 @@ import (
 	"sync"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/proa-dev/proa/internal/client"
@@ -21,9 +26,21 @@ type Kind int
 const (
 	ConfigMap Kind = iota
 	Secret
+	TrustBundle
 )
 
-// Ref names an object.
+func (k Kind) resource() schema.GroupVersionResource {
+	switch k {
+	case Secret:
+		return client.Secrets.GVR
+	case TrustBundle:
+		return client.ClusterTrustBundles.GVR
+	default:
+		return client.ConfigMaps.GVR
+	}
+}
+
+// Ref names an object; a TrustBundle without name stands for all of them.
 type Ref struct {
 	Kind            Kind
 	Namespace, Name string
@@ -94,12 +111,8 @@ func (s *Sources) drop(r Ref, o *object, owner types.UID) {
 
 func (s *Sources) watch(ctx context.Context, r Ref) *object {
 	ctx, cancel := context.WithCancel(ctx)
-	gvr := client.ConfigMaps.GVR
-	if r.Kind == Secret {
-		gvr = client.Secrets.GVR
-	}
 	o := &object{
-		informer: s.c.Informer(gvr, client.Scope{Namespace: r.Namespace, Name: r.Name}),
+		informer: s.c.Informer(r.Kind.resource(), client.Scope{Namespace: r.Namespace, Name: r.Name}),
 		cancel:   cancel,
 		holders:  map[types.UID]func(){},
 	}
@@ -139,11 +152,7 @@ func (s *Sources) get(ctx context.Context, r Ref) (client.Object, error) {
 	if o != nil {
 		inf = o.informer
 	} else {
-		gvr := client.ConfigMaps.GVR
-		if r.Kind == Secret {
-			gvr = client.Secrets.GVR
-		}
-		return s.c.Get(ctx, gvr, r.Namespace, r.Name)
+		return s.c.Get(ctx, r.Kind.resource(), r.Namespace, r.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
@@ -152,12 +161,7 @@ func (s *Sources) get(ctx context.Context, r Ref) (client.Object, error) {
 	}
 	obj, ok := inf.Get(r.Namespace, r.Name)
 	if !ok {
-		gr := client.ConfigMaps.GVR.GroupResource()
-		gr.Resource = "configmap"
-		if r.Kind == Secret {
-			gr.Resource = "secret"
-		}
-		return nil, apierrors.NewNotFound(gr, r.Name)
+		return nil, apierrors.NewNotFound(r.Kind.resource().GroupResource(), r.Name)
 	}
 	return obj, nil
 }
@@ -178,6 +182,45 @@ func (s *Sources) Secret(ctx context.Context, namespace, name string) (*corev1.S
 		return nil, notFoundText(err, "secret", name)
 	}
 	return o.(*corev1.Secret), nil
+}
+
+// TrustBundle returns the object as it is now (shared: read only).
+func (s *Sources) TrustBundle(ctx context.Context, name string) (*certificatesv1.ClusterTrustBundle, error) {
+	o, err := s.get(ctx, Ref{TrustBundle, "", name})
+	if err != nil {
+		return nil, err
+	}
+	return o.(*certificatesv1.ClusterTrustBundle), nil
+}
+
+// TrustBundles returns the bundles of a signer that match a selector (shared: read only).
+func (s *Sources) TrustBundles(ctx context.Context, signer string, selector labels.Selector) ([]*certificatesv1.ClusterTrustBundle, error) {
+	all := Ref{Kind: TrustBundle}
+	s.mu.Lock()
+	o := s.objects[all]
+	s.mu.Unlock()
+	var list []client.Object
+	if o != nil {
+		ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+		defer cancel()
+		if err := o.informer.WaitSynced(ctx); err != nil {
+			return nil, err
+		}
+		list = o.informer.List("")
+	} else {
+		l, err := s.c.List(ctx, all.Kind.resource(), "", metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		list = l.Items
+	}
+	var out []*certificatesv1.ClusterTrustBundle
+	for _, o := range list {
+		if b := o.(*certificatesv1.ClusterTrustBundle); b.Spec.SignerName == signer && selector.Matches(labels.Set(b.Labels)) {
+			out = append(out, b)
+		}
+	}
+	return out, nil
 }
 
 // notFoundText gives a not-found error the kubelet's usual words.
@@ -216,6 +259,16 @@ func Of(pod *corev1.Pod) []Ref {
 				}
 				if p.Secret != nil {
 					add(Secret, p.Secret.Name)
+				}
+				if t := p.ClusterTrustBundle; t != nil {
+					r := Ref{Kind: TrustBundle}
+					if t.Name != nil {
+						r.Name = *t.Name
+					}
+					if !seen[r] {
+						seen[r] = true
+						out = append(out, r)
+					}
 				}
 			}
 		}

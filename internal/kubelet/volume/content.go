@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,22 +103,40 @@ func (v *Volumes) projected(ctx context.Context, pod *corev1.Pod, volume string,
 		if err != nil {
 			return err
 		}
-		f := File{Data: []byte(t), Mode: mode, UID: commonUser(pod)}
-		if f.UID != nil || fsGroup(pod) != nil {
-			f.Mode = 0o600
-		}
-		out[s.ServiceAccountToken.Path] = f
+		out[s.ServiceAccountToken.Path] = privateFile(pod, []byte(t), mode)
 		return nil
 	case s.ClusterTrustBundle != nil:
-		if s.ClusterTrustBundle.Optional != nil && *s.ClusterTrustBundle.Optional {
-			out[s.ClusterTrustBundle.Path] = File{Mode: mode}
-			return nil
+		b, err := v.trustBundle(ctx, s.ClusterTrustBundle)
+		if err != nil {
+			return err
 		}
-		return errors.New("cluster trust bundles are not served by this cluster")
+		out[s.ClusterTrustBundle.Path] = File{Data: b, Mode: mode}
+		return nil
 	case s.PodCertificate != nil:
-		return errors.New("pod certificates are not served by this cluster")
+		c, err := v.certificate(ctx, pod, tokenKey{pod.UID, volume, index}, s.PodCertificate)
+		if err != nil {
+			return err
+		}
+		private := func(path string, parts ...[]byte) {
+			if path != "" {
+				out[path] = privateFile(pod, slices.Concat(parts...), mode)
+			}
+		}
+		private(s.PodCertificate.CredentialBundlePath, c.key, c.chain)
+		private(s.PodCertificate.KeyPath, c.key)
+		private(s.PodCertificate.CertificateChainPath, c.chain)
+		return nil
 	}
 	return errors.New("projection without a source")
+}
+
+// privateFile is one that only the pod's user, where it has one, shall read.
+func privateFile(pod *corev1.Pod, data []byte, mode fs.FileMode) File {
+	f := File{Data: data, Mode: mode, UID: commonUser(pod)}
+	if f.UID != nil || fsGroup(pod) != nil {
+		f.Mode = 0o600
+	}
+	return f
 }
 
 // commonUser is the user of all containers, if they have one in common: a token
@@ -268,14 +287,24 @@ func (v *Volumes) token(ctx context.Context, pod *corev1.Pod, key tokenKey, s *c
 	return t.value, nil
 }
 
-// NextRotation is when the next token of the pod is due (zero: it has none).
+// NextRotation is when the next token or certificate of the pod is due (zero: it has none).
 func (v *Volumes) NextRotation(pod *corev1.Pod) time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var next time.Time
+	soonest := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
 	for k, t := range v.tokens {
-		if k.uid == pod.UID && (next.IsZero() || t.rotate.Before(next)) {
-			next = t.rotate
+		if k.uid == pod.UID {
+			soonest(t.rotate)
+		}
+	}
+	for k, c := range v.certificates {
+		if k.uid == pod.UID && c.issued() {
+			soonest(c.rotate)
 		}
 	}
 	return next

@@ -43,11 +43,14 @@ type Config struct {
 type Volumes struct {
 	cfg Config
 
-	mu     sync.Mutex
-	tokens map[tokenKey]*token
+	mu           sync.Mutex
+	tokens       map[tokenKey]*token
+	certificates map[tokenKey]*certificate
 }
 
-func New(cfg Config) *Volumes { return &Volumes{cfg: cfg, tokens: map[tokenKey]*token{}} }
+func New(cfg Config) *Volumes {
+	return &Volumes{cfg: cfg, tokens: map[tokenKey]*token{}, certificates: map[tokenKey]*certificate{}}
+}
 
 // Mounted is a volume that is in place.
 type Mounted struct {
@@ -441,6 +444,11 @@ func (v *Volumes) ReleaseVolumes(uid types.UID) error {
 	for k := range v.tokens {
 		if k.uid == uid {
 			delete(v.tokens, k)
+		}
+	}
+	for k := range v.certificates {
+		if k.uid == uid {
+			delete(v.certificates, k)
 		}
 	}
 	v.mu.Unlock()
