@@ -434,6 +434,11 @@ func TestExecHandsBytesThrough(t *testing.T) {
 
 func TestProxyToNodesAndServices(t *testing.T) {
 	k := newKubelet(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/page" {
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = io.WriteString(w, `<html><a href="/next">on</a></html>`)
+			return
+		}
 		_, _ = io.WriteString(w, r.Method+" "+r.URL.RequestURI())
 	})
 	s := start(t, func(c *apiserver.Config) { c.Nodes = k })
@@ -443,6 +448,9 @@ func TestProxyToNodesAndServices(t *testing.T) {
 	}
 	if a := s.do(t, "GET", "/api/v1/nodes/n1/proxy", ""); a.code != 301 || a.header.Get("Location") != "/api/v1/nodes/n1/proxy/" {
 		t.Errorf("%d %v", a.code, a.header)
+	}
+	if a := s.do(t, "GET", "/api/v1/nodes/n1/proxy/page", ""); !strings.Contains(a.body, `<a href="/api/v1/nodes/n1/proxy/next">`) {
+		t.Errorf("the links of a page: %s", a.body)
 	}
 	if a := s.do(t, "POST", "/api/v1/nodes/n1/proxy/run", "body"); a.body != "POST /run" {
 		t.Errorf("%d %q", a.code, a.body)

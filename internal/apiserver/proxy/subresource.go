@@ -138,7 +138,8 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, t *Target, u *ur
 			pr.Out.Header.Del("Authorization")
 		},
 		// Rewrites links and redirects, so that pages work behind the prefix.
-		Transport:     &utilproxy.Transport{Scheme: schemeOf(r), Host: r.Host, PathPrepend: prefix, RoundTripper: t.RoundTripper},
+		// They are paths: the client knows better than the server how it reached it.
+		Transport:     &utilproxy.Transport{PathPrepend: prefix, RoundTripper: t.RoundTripper},
 		FlushInterval: -1,
 		ErrorLog:      log.New(discard{}, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
@@ -164,13 +165,6 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, t *Target, u *ur
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
-
-func schemeOf(r *http.Request) string {
-	if r.TLS != nil {
-		return "https"
-	}
-	return "http"
-}
 
 func (p *Proxy) podAddress(ctx context.Context, namespace, name, port string) (string, error) {
 	pod, err := get[*corev1.Pod](ctx, p, podsGVR, namespace, name)
