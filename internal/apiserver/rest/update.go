@@ -136,10 +136,8 @@ func (s *storage) update(ctx context.Context, req *updateRequest) (entry *cache.
 				return apierrors.NewNotFound(s.gr, req.name)
 			}
 			e, err := req.create()
-			if apierrors.IsAlreadyExists(err) {
-				if _, ok := s.cache.Get(s.cache.Key(req.namespace, req.name)); ok && !dryRun(req.opts.DryRun) {
-					return &store.ConflictError{} // created in between: update it
-				}
+			if apierrors.IsAlreadyExists(err) && !dryRun(req.opts.DryRun) {
+				return &store.ConflictError{} // created in between: update it, once the cache has seen it
 			}
 			entry, created = e, err == nil
 			return err
@@ -370,6 +368,9 @@ func (s *storage) projectStatus(obj, old api.Object) api.Object {
 	out := old.DeepCopyObject().(api.Object)
 	s.res.CopyStatus(out, obj)
 	s.copyMeta(out, obj)
+	if s.res.PrepareForStatusUpdate != nil {
+		s.res.PrepareForStatusUpdate(out, old)
+	}
 	return out
 }
 
