@@ -65,6 +65,8 @@ type Resource struct {
 	// has a status subresource: the server resets the status on create and on
 	// writes of the main resource, and keeps all but the status on writes of /status.
 	CopyStatus func(dst, src Object)
+	// PrepareForStatusUpdate runs on a write of /status, when obj has the new status and all else of old.
+	PrepareForStatusUpdate func(obj, old Object)
 	// ValidateStatusUpdate checks a write of /status.
 	ValidateStatusUpdate func(obj, old Object) field.ErrorList
 	// SpecChanged reports whether generation must grow. Nil: the resource has no generation.
@@ -107,21 +109,22 @@ type Scale struct {
 type Kind[T Object] struct {
 	Resource Resource // names, verbs, flags; the function fields below win
 
-	ValidateName         func(name string, prefix bool) []string
-	Default              func(obj T)
-	PrepareForCreate     func(obj T)
-	Validate             func(obj T) field.ErrorList
-	PrepareForUpdate     func(obj, old T)
-	ValidateUpdate       func(obj, old T) field.ErrorList
-	CopyStatus           func(dst, src T)
-	ValidateStatusUpdate func(obj, old T) field.ErrorList
-	SpecChanged          func(obj, old T) bool
-	Warnings             func(obj T) []string
-	ScaleGet             func(obj T) (spec, status int32, selector string)
-	ScaleSet             func(obj T, replicas int32)
-	Fields               func(obj T) fields.Set
-	GracePeriod          func(obj T, opts *metav1.DeleteOptions) int64
-	Row                  func(obj T) []any
+	ValidateName           func(name string, prefix bool) []string
+	Default                func(obj T)
+	PrepareForCreate       func(obj T)
+	Validate               func(obj T) field.ErrorList
+	PrepareForUpdate       func(obj, old T)
+	ValidateUpdate         func(obj, old T) field.ErrorList
+	CopyStatus             func(dst, src T)
+	PrepareForStatusUpdate func(obj, old T)
+	ValidateStatusUpdate   func(obj, old T) field.ErrorList
+	SpecChanged            func(obj, old T) bool
+	Warnings               func(obj T) []string
+	ScaleGet               func(obj T) (spec, status int32, selector string)
+	ScaleSet               func(obj T, replicas int32)
+	Fields                 func(obj T) fields.Set
+	GracePeriod            func(obj T, opts *metav1.DeleteOptions) int64
+	Row                    func(obj T) []any
 }
 
 // Erase returns the untyped Resource.
@@ -134,6 +137,7 @@ func (k Kind[T]) Erase() *Resource {
 	r.PrepareForCreate = one(k.PrepareForCreate, r.PrepareForCreate)
 	r.PrepareForUpdate = two(k.PrepareForUpdate, r.PrepareForUpdate)
 	r.CopyStatus = two(k.CopyStatus, r.CopyStatus)
+	r.PrepareForStatusUpdate = two(k.PrepareForStatusUpdate, r.PrepareForStatusUpdate)
 	if f := k.Validate; f != nil {
 		r.Validate = func(o Object) field.ErrorList { return f(o.(T)) }
 	}

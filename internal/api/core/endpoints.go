@@ -118,6 +118,10 @@ func validateEndpointAddress(a *corev1.EndpointAddress, p *field.Path) (errs fie
 func reachable(ip string, p *field.Path) (errs field.ErrorList) {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
+		// Its form was checked before, unless it is old: leading zeros are no address here.
+		if len(utilvalidation.IsValidIPForLegacyField(p, ip, false, nil)) == 0 {
+			return nil
+		}
 		return field.ErrorList{field.Invalid(p, ip, "must be a valid IP address")}
 	}
 	addr = addr.Unmap()

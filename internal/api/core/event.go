@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -22,6 +23,13 @@ const (
 func event() *api.Resource {
 	k := api.Kind[*corev1.Event]{Resource: rules.Namespaced[corev1.Event, corev1.EventList](gv, "events", "ev")}
 	k.Resource.CreateOnUpdate, k.Resource.UnconditionalUpdate = true, true
+	// Old clients made names of what they watched; all that a URL can hold is one.
+	k.ValidateName = func(name string, prefix bool) []string {
+		if prefix {
+			return path.IsValidPathSegmentPrefix(name)
+		}
+		return path.IsValidPathSegmentName(name)
+	}
 	k.Validate = validateEvent
 	k.ValidateUpdate = func(o, _ *corev1.Event) field.ErrorList { return validateEvent(o) }
 	k.Fields = func(o *corev1.Event) fields.Set {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,11 +44,12 @@ func limitRange() *api.Resource {
 }
 
 func validateLimit(l *corev1.LimitRangeItem, p *field.Path) (errs field.ErrorList) {
+	of := resourceName
 	switch l.Type {
-	case "":
-		errs = append(errs, field.Required(p.Child("type"), ""))
 	case corev1.LimitTypeContainer:
+		of = containerResourceName
 	case corev1.LimitTypePod:
+		of = containerResourceName
 		if len(l.Default) > 0 {
 			errs = append(errs, field.Forbidden(p.Child("default"), "may not be specified when `type` is 'Pod'"))
 		}
@@ -61,7 +63,11 @@ func validateLimit(l *corev1.LimitRangeItem, p *field.Path) (errs field.ErrorLis
 			errs = append(errs, field.Required(p.Child("limits"), "either minimum or maximum storage value is required, but neither was provided"))
 		}
 	default:
-		errs = append(errs, qualified(p.Child("type"), string(l.Type))...)
+		bad := qualified(p.Child("type"), string(l.Type))
+		if len(bad) == 0 && !strings.Contains(string(l.Type), "/") {
+			bad = field.ErrorList{field.Invalid(p.Child("type"), l.Type, "must be a standard limit type or fully qualified")}
+		}
+		errs = append(errs, bad...)
 	}
 	names := map[corev1.ResourceName]bool{}
 	for _, list := range []struct {
@@ -70,7 +76,7 @@ func validateLimit(l *corev1.LimitRangeItem, p *field.Path) (errs field.ErrorLis
 	}{{"max", l.Max}, {"min", l.Min}, {"default", l.Default}, {"defaultRequest", l.DefaultRequest}, {"maxLimitRequestRatio", l.MaxLimitRequestRatio}} {
 		for _, name := range sorted(list.list) {
 			names[name] = true
-			errs = append(errs, resourceName(name, p.Child(list.name).Key(string(name)))...)
+			errs = append(errs, of(name, p.Child(list.name).Key(string(name)))...)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -79,23 +85,22 @@ func validateLimit(l *corev1.LimitRangeItem, p *field.Path) (errs field.ErrorLis
 			return v
 		}
 		least, most, limit, request, ratio := q(l.Min), q(l.Max), q(l.Default), q(l.DefaultRequest), q(l.MaxLimitRequestRatio)
-		above := func(a, b resourceQuantity, list, format string) {
+		above := func(a, b, shown resourceQuantity, list, format string) {
 			if a.set && b.set && a.Cmp(b.Quantity) > 0 {
-				shown := map[string]resourceQuantity{"min": least, "default": limit, "defaultRequest": request}[list]
 				errs = append(errs, field.Invalid(p.Child(list).Key(string(name)), shown.String(), fmt.Sprintf(format, a.String(), b.String())))
 			}
 		}
-		above(least, most, "min", "min value %s is greater than max value %s")
-		above(least, request, "defaultRequest", "min value %s is greater than default request value %s")
-		above(request, most, "defaultRequest", "default request value %s is greater than max value %s")
-		above(request, limit, "defaultRequest", "default request value %s is greater than default limit value %s")
-		above(least, limit, "default", "min value %s is greater than default value %s")
-		above(limit, most, "default", "default value %s is greater than max value %s")
+		above(least, most, least, "min", "min value %s is greater than max value %s")
+		above(least, request, request, "defaultRequest", "min value %s is greater than default request value %s")
+		above(request, most, request, "defaultRequest", "default request value %s is greater than max value %s")
+		above(request, limit, request, "defaultRequest", "default request value %s is greater than default limit value %s")
+		above(least, limit, least, "default", "min value %s is greater than default value %s")
+		above(limit, most, most, "default", "default value %s is greater than max value %s")
 		rp := p.Child("maxLimitRequestRatio").Key(string(name))
 		if ratio.set && ratio.Value() < 1 {
 			errs = append(errs, field.Invalid(rp, ratio.String(), fmt.Sprintf("ratio %s is less than 1", ratio.String())))
 		}
-		if ratio.set && least.set && most.set && least.Sign() > 0 {
+		if ratio.set && least.set && most.set {
 			if got, allowed := ratio.AsApproximateFloat64(), most.AsApproximateFloat64()/least.AsApproximateFloat64(); got > allowed {
 				errs = append(errs, field.Invalid(rp, ratio.String(), fmt.Sprintf("ratio %s is greater than max/min = %f", ratio.String(), allowed)))
 			}

@@ -22,6 +22,7 @@ func namespace() *api.Resource {
 	k.Resource.Verbs = []string{"create", "delete", "get", "list", "patch", "update", "watch"}
 	k.ValidateName = validation.ValidateNamespaceName
 	k.Default = func(o *corev1.Namespace) {
+		zero(&o.Status.Phase, corev1.NamespaceActive)
 		if o.Name == "" || o.Labels[corev1.LabelMetadataName] == o.Name {
 			return
 		}
@@ -41,8 +42,9 @@ func namespace() *api.Resource {
 	k.Validate = validateNamespace
 	k.CopyStatus = func(dst, src *corev1.Namespace) { src.Status.DeepCopyInto(&dst.Status) }
 	k.ValidateStatusUpdate = func(o, _ *corev1.Namespace) field.ErrorList {
-		phase := field.NewPath("status", "phase")
+		phase := field.NewPath("status", "Phase") // so spelled in Kubernetes' messages
 		switch {
+		case o.Status.Phase == "":
 		case o.DeletionTimestamp == nil && o.Status.Phase != corev1.NamespaceActive:
 			return field.ErrorList{field.Invalid(phase, o.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}
 		case o.DeletionTimestamp != nil && o.Status.Phase != corev1.NamespaceTerminating:
@@ -61,10 +63,10 @@ func namespace() *api.Resource {
 
 func validateNamespace(o *corev1.Namespace) (errs field.ErrorList) {
 	p := field.NewPath("spec", "finalizers")
-	for i, f := range o.Spec.Finalizers {
+	for _, f := range o.Spec.Finalizers {
 		errs = append(errs, qualified(p, string(f))...)
 		if !strings.Contains(string(f), "/") && f != corev1.FinalizerKubernetes {
-			errs = append(errs, field.Invalid(p.Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+			errs = append(errs, field.Invalid(p, f, "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}
 	return errs

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -29,6 +30,13 @@ func node() *api.Resource {
 	k.Resource.Subresources = []string{"proxy"}
 	// Allocatable is what is left of capacity for pods; whoever reserves nothing leaves it out.
 	k.Default = func(o *corev1.Node) {
+		// podCIDR is the first of podCIDRs; a writer may send either.
+		switch s := &o.Spec; {
+		case s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR):
+			s.PodCIDRs = []string{s.PodCIDR}
+		case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
+			s.PodCIDR = s.PodCIDRs[0]
+		}
 		if o.Status.Allocatable == nil {
 			fillList(&o.Status.Allocatable, o.Status.Capacity)
 		}
@@ -50,6 +58,18 @@ func node() *api.Resource {
 		errs = append(errs, validateNodeStatus(o)...)
 		return append(errs, validateNodeUpdate(o, old)...)
 	}
+	k.Warnings = func(o *corev1.Node) (warnings []string) {
+		if o.Spec.ConfigSource != nil {
+			warnings = append(warnings, "spec.configSource: the feature is removed")
+		}
+		if o.Spec.DoNotUseExternalID != "" {
+			warnings = append(warnings, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
+		}
+		for i, cidr := range o.Spec.PodCIDRs {
+			warnings = append(warnings, utilvalidation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), cidr)...)
+		}
+		return warnings
+	}
 	k.Fields = func(o *corev1.Node) fields.Set {
 		return fields.Set{"spec.unschedulable": strconv.FormatBool(o.Spec.Unschedulable)}
 	}
@@ -67,6 +87,9 @@ func node() *api.Resource {
 func validateNode(o *corev1.Node) field.ErrorList {
 	errs := validateNodeTaints(o)
 	errs = append(errs, validateNodeStatus(o)...)
+	if swap := o.Status.NodeInfo.Swap; swap != nil && swap.Capacity != nil && *swap.Capacity <= 0 {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *swap.Capacity, notPositive))
+	}
 	p := field.NewPath("spec", "podCIDRs")
 	six := map[bool]bool{}
 	for i, cidr := range o.Spec.PodCIDRs {
@@ -109,7 +132,36 @@ func validateNodeStatus(o *corev1.Node) (errs field.ErrorList) {
 			errs = append(errs, quantity(name, list.list[name], p.Child(list.name, string(name)))...)
 		}
 	}
+	for i, name := range o.Status.DeclaredFeatures {
+		fp := p.Child("declaredFeatures").Index(i)
+		if !validFeature(name) {
+			errs = append(errs, field.Invalid(fp, name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name)))
+		}
+		if i == 0 {
+			continue
+		}
+		if before := o.Status.DeclaredFeatures[i-1]; name == before {
+			errs = append(errs, field.Duplicate(fp, name))
+		} else if name < before {
+			errs = append(errs, field.Invalid(fp, name, "list must be sorted alphabetically"))
+		}
+	}
 	return errs
+}
+
+// validFeature accepts names as MyFeature/mySubFeature.
+func validFeature(name string) bool {
+	for i, segment := range strings.Split(name, "/") {
+		if segment == "" || i == 0 && (segment[0] < 'A' || segment[0] > 'Z') || strings.Trim(segment[:1], "0123456789") == "" {
+			return false
+		}
+		for _, r := range segment {
+			if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // validateNodeUpdate: what a node was given by its cloud or by the controllers stays.

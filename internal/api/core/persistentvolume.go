@@ -46,15 +46,15 @@ func persistentVolume() *api.Resource {
 		errs := validateVolume(o)
 		p := field.NewPath("spec")
 		now, was := o.Spec.PersistentVolumeSource.DeepCopy(), old.Spec.PersistentVolumeSource.DeepCopy()
-		if now.CSI != nil && was.CSI != nil { // secrets of later operations may be replaced
-			was.CSI.ControllerExpandSecretRef, was.CSI.NodeExpandSecretRef = now.CSI.ControllerExpandSecretRef, now.CSI.NodeExpandSecretRef
+		if now.CSI != nil && was.CSI != nil && was.CSI.ControllerExpandSecretRef == nil { // the secret of a later operation may be added
+			now.CSI.ControllerExpandSecretRef = nil
 		}
 		if !apiequality.Semantic.DeepEqual(now, was) {
 			errs = append(errs, field.Forbidden(p.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"+changedFields("spec", *now, *was)))
 		}
-		errs = append(errs, validation.ValidateImmutableField(o.Spec.VolumeMode, old.Spec.VolumeMode, p.Child("volumeMode"))...)
+		errs = append(errs, validation.ValidateImmutableField(o.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 		if old.Spec.NodeAffinity != nil {
-			errs = append(errs, validation.ValidateImmutableField(o.Spec.NodeAffinity, old.Spec.NodeAffinity, p.Child("nodeAffinity"))...)
+			errs = append(errs, affinityStays(o.Spec.NodeAffinity, old.Spec.NodeAffinity)...)
 		}
 		if old.Spec.VolumeAttributesClassName != nil && o.Spec.VolumeAttributesClassName == nil {
 			errs = append(errs, field.Forbidden(p.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
@@ -62,11 +62,19 @@ func persistentVolume() *api.Resource {
 		return errs
 	}
 	k.CopyStatus = func(dst, src *corev1.PersistentVolume) { src.Status.DeepCopyInto(&dst.Status) }
+	k.PrepareForStatusUpdate = func(o, old *corev1.PersistentVolume) {
+		t := o.Status.LastPhaseTransitionTime
+		if o.Status.Phase != old.Status.Phase && (t == nil || t.Equal(old.Status.LastPhaseTransitionTime)) {
+			now := metav1.Now()
+			o.Status.LastPhaseTransitionTime = &now
+		}
+	}
+	k.Warnings = persistentVolumeWarnings
 	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	k.Resource.Columns = []metav1.TableColumnDefinition{
 		rules.Name(), rules.Text("Capacity", spec["capacity"]), rules.Text("Access Modes", spec["accessModes"]), rules.Text("Reclaim Policy", spec["persistentVolumeReclaimPolicy"]),
-		rules.Text("Status", status["phase"]), rules.Text("Claim", spec["claimRef"]), rules.Text("StorageClass", spec["storageClassName"]),
-		rules.Text("VolumeAttributesClass", spec["volumeAttributesClassName"]), rules.Text("Reason", status["reason"]), rules.Age(), rules.Wide("VolumeMode", spec["volumeMode"]),
+		rules.Text("Status", status["phase"]), rules.Text("Claim", spec["claimRef"]), rules.Text("StorageClass", "StorageClass of the pv"),
+		rules.Text("VolumeAttributesClass", "VolumeAttributesClass of the pv"), rules.Text("Reason", status["reason"]), rules.Age(), rules.Wide("VolumeMode", spec["volumeMode"]),
 	}
 	k.Row = func(o *corev1.PersistentVolume) []any {
 		claim, phase := "", string(o.Status.Phase)
@@ -87,6 +95,63 @@ func persistentVolume() *api.Resource {
 	return k.Erase()
 }
 
+// affinityStays: where a volume is stays, except that the labels of zones and
+// instance types may get the names that replaced their beta ones.
+func affinityStays(now, was *corev1.VolumeNodeAffinity) field.ErrorList {
+	if apiequality.Semantic.DeepEqual(renamedLabels(now), renamedLabels(was)) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("nodeAffinity"), now, validation.FieldImmutableErrorMsg+", except for updating from beta label to GA")}
+}
+
+func renamedLabels(a *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity {
+	if a == nil || a.Required == nil {
+		return a
+	}
+	a = a.DeepCopy()
+	for i := range a.Required.NodeSelectorTerms {
+		list := a.Required.NodeSelectorTerms[i].MatchExpressions
+		for j := range list {
+			if name, ok := successors[list[j].Key]; ok {
+				list[j].Key = name
+			}
+		}
+	}
+	return a
+}
+
+// successors are the names of node labels that left beta.
+var successors = map[string]string{
+	"beta.kubernetes.io/arch":           corev1.LabelArchStable,
+	"beta.kubernetes.io/os":             corev1.LabelOSStable,
+	corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
+	corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
+	corev1.LabelInstanceType:            corev1.LabelInstanceTypeStable,
+}
+
+func persistentVolumeWarnings(o *corev1.PersistentVolume) (warnings []string) {
+	for _, old := range []struct{ key, message string }{
+		{corev1.BetaStorageClassAnnotation, `deprecated since v1.8; use "storageClassName" attribute instead`},
+		{corev1.MountOptionAnnotation, `deprecated since v1.31; use "mountOptions" attribute instead`},
+	} {
+		if _, ok := o.Annotations[old.key]; ok {
+			warnings = append(warnings, field.NewPath("metadata", "annotations").Key(old.key).String()+": "+old.message)
+		}
+	}
+	p := field.NewPath("spec")
+	if o.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		warnings = append(warnings, p.Child("persistentVolumeReclaimPolicy").String()+": The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	if a := o.Spec.NodeAffinity; a != nil && a.Required != nil {
+		warnings = append(warnings, nodeSelectorWarnings(a.Required, p.Child("nodeAffinity", "required"))...)
+	}
+	s := &o.Spec
+	for _, gone := range goneVolumes(s.CephFS != nil, s.Glusterfs != nil, s.PhotonPersistentDisk != nil, s.Quobyte != nil, s.RBD != nil, s.ScaleIO != nil, s.StorageOS != nil, s.Flocker != nil) {
+		warnings = append(warnings, p.Child(gone.name).String()+": "+gone.message)
+	}
+	return warnings
+}
+
 func validateVolume(o *corev1.PersistentVolume) (errs field.ErrorList) {
 	s, p := &o.Spec, field.NewPath("spec")
 	if len(s.AccessModes) == 0 {
@@ -101,7 +166,9 @@ func validateVolume(o *corev1.PersistentVolume) (errs field.ErrorList) {
 	}
 	for _, name := range sorted(s.Capacity) {
 		q, kp := s.Capacity[name], p.Child("capacity").Key(string(name))
-		errs = append(errs, quantity(name, q, kp)...)
+		if q.Sign() < 0 {
+			errs = append(errs, field.Invalid(kp, q.Value(), "must be a valid resource quantity"))
+		}
 		errs = append(errs, positive(q, kp)...)
 	}
 	errs = append(errs, oneOf(p.Child("persistentVolumeReclaimPolicy"), s.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
@@ -146,6 +213,11 @@ func validatePersistentSource(v *corev1.PersistentVolumeSpec, path *field.Path) 
 	}
 	if p := s.first(v.Glusterfs != nil, "glusterfs"); p != nil {
 		s.required(p, "endpoints", v.Glusterfs.EndpointsName, "path", v.Glusterfs.Path)
+		if ns := v.Glusterfs.EndpointsNamespace; ns != nil && *ns == "" {
+			s.add(field.ErrorList{field.Invalid(p.Child("endpointsNamespace"), "", "if the endpointnamespace is set, it must be a valid namespace name")})
+		} else if ns != nil {
+			s.add(label(p.Child("endpointsNamespace"), *ns))
+		}
 	}
 	if p := s.first(v.Flocker != nil, "flocker"); p != nil {
 		s.add(validateFlocker(v.Flocker, p))
@@ -169,6 +241,7 @@ func validatePersistentSource(v *corev1.PersistentVolumeSpec, path *field.Path) 
 	}
 	if p := s.first(v.Cinder != nil, "cinder"); p != nil {
 		s.required(p, "volumeID", v.Cinder.VolumeID)
+		s.reference(p, v.Cinder.SecretRef)
 	}
 	if p := s.first(v.FC != nil, "fc"); p != nil {
 		s.add(validateFC(v.FC, p))
@@ -178,6 +251,9 @@ func validatePersistentSource(v *corev1.PersistentVolumeSpec, path *field.Path) 
 	}
 	if p := s.first(v.AzureFile != nil, "azureFile"); p != nil {
 		s.required(p, "secretName", v.AzureFile.SecretName, "shareName", v.AzureFile.ShareName)
+		if ns := v.AzureFile.SecretNamespace; ns != nil {
+			s.required(p, "secretNamespace", *ns)
+		}
 	}
 	if p := s.first(v.VsphereVolume != nil, "vsphereVolume"); p != nil {
 		s.required(p, "volumePath", v.VsphereVolume.VolumePath)
@@ -189,7 +265,7 @@ func validatePersistentSource(v *corev1.PersistentVolumeSpec, path *field.Path) 
 		s.required(p, "volumeID", v.PortworxVolume.VolumeID)
 	}
 	if p := s.first(v.AzureDisk != nil, "azureDisk"); p != nil {
-		s.required(p, "diskName", v.AzureDisk.DiskName, "diskURI", v.AzureDisk.DataDiskURI)
+		s.add(validateAzureDisk(v.AzureDisk, p))
 	}
 	if p := s.first(v.ScaleIO != nil, "scaleIO"); p != nil {
 		s.required(p, "gateway", v.ScaleIO.Gateway, "system", v.ScaleIO.System, "volumeName", v.ScaleIO.VolumeName)
@@ -202,7 +278,10 @@ func validatePersistentSource(v *corev1.PersistentVolumeSpec, path *field.Path) 
 		}
 	}
 	if p := s.first(v.StorageOS != nil, "storageos"); p != nil {
-		s.required(p, "volumeName", v.StorageOS.VolumeName)
+		s.add(validateStorageOS(v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace, p))
+		if ref := v.StorageOS.SecretRef; ref != nil {
+			s.required(p.Child("secretRef"), "name", ref.Name, "namespace", ref.Namespace)
+		}
 	}
 	if p := s.first(v.CSI != nil, "csi"); p != nil {
 		s.add(csiDriver(v.CSI.Driver, p.Child("driver")))
@@ -211,9 +290,17 @@ func validatePersistentSource(v *corev1.PersistentVolumeSpec, path *field.Path) 
 			name string
 			ref  *corev1.SecretReference
 		}{{"controllerPublishSecretRef", v.CSI.ControllerPublishSecretRef}, {"controllerExpandSecretRef", v.CSI.ControllerExpandSecretRef},
-			{"nodePublishSecretRef", v.CSI.NodePublishSecretRef}, {"nodeStageSecretRef", v.CSI.NodeStageSecretRef}, {"nodeExpandSecretRef", v.CSI.NodeExpandSecretRef}} {
-			if ref.ref != nil {
-				s.required(p.Child(ref.name), "name", ref.ref.Name, "namespace", ref.ref.Namespace)
+			{"nodePublishSecretRef", v.CSI.NodePublishSecretRef}, {"nodeExpandSecretRef", v.CSI.NodeExpandSecretRef}} {
+			if ref.ref == nil {
+				continue
+			}
+			rp := p.Child(ref.name)
+			s.required(rp, "name", ref.ref.Name, "namespace", ref.ref.Namespace)
+			if ref.ref.Name != "" {
+				s.add(subdomain(rp.Child("name"), ref.ref.Name))
+			}
+			if ref.ref.Namespace != "" {
+				s.add(label(rp.Child("namespace"), ref.ref.Namespace))
 			}
 		}
 	}

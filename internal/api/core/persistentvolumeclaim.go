@@ -1,6 +1,7 @@
 package core
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -25,6 +26,13 @@ func persistentVolumeClaim() *api.Resource {
 	}
 	k.PrepareForCreate = func(o *corev1.PersistentVolumeClaim) {
 		o.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
+		dropOldDataSource(&o.Spec)
+		alignDataSources(&o.Spec)
+	}
+	k.PrepareForUpdate = func(o, old *corev1.PersistentVolumeClaim) {
+		if old.Spec.DataSource == nil && old.Spec.DataSourceRef == nil {
+			dropOldDataSource(&o.Spec)
+		}
 		alignDataSources(&o.Spec)
 	}
 	k.Validate = func(o *corev1.PersistentVolumeClaim) field.ErrorList {
@@ -36,19 +44,37 @@ func persistentVolumeClaim() *api.Resource {
 		if len(o.Spec.AccessModes) == 0 {
 			errs = append(errs, field.Required(field.NewPath("Spec", "accessModes"), ""))
 		}
-		for _, name := range sorted(o.Status.Capacity) {
-			errs = append(errs, quantity(name, o.Status.Capacity[name], field.NewPath("status", "capacity").Key(string(name)))...)
+		p := field.NewPath("status")
+		for _, list := range []struct {
+			name string
+			list corev1.ResourceList
+		}{{"capacity", o.Status.Capacity}, {"allocatedResources", o.Status.AllocatedResources}} {
+			for _, name := range sorted(list.list) {
+				if q := list.list[name]; q.Sign() < 0 {
+					errs = append(errs, field.Invalid(p.Child(list.name).Key(string(name)), q.Value(), "must be a valid resource quantity"))
+				}
+			}
 		}
-		for _, name := range sorted(o.Status.AllocatedResources) {
-			errs = append(errs, quantity(name, o.Status.AllocatedResources[name], field.NewPath("status", "allocatedResources").Key(string(name)))...)
+		for _, name := range slices.Sorted(maps.Keys(o.Status.AllocatedResourceStatuses)) {
+			if !slices.Contains(resizeStatuses, o.Status.AllocatedResourceStatuses[name]) {
+				errs = append(errs, field.NotSupported(p.Child("allocatedResourceStatuses"), name, resizeStatuses))
+			}
 		}
 		return errs
+	}
+	k.Warnings = func(o *corev1.PersistentVolumeClaim) []string {
+		var w warnings
+		if _, ok := o.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+			w.add(field.NewPath("metadata", "annotations").Key(corev1.BetaStorageClassAnnotation), `deprecated since v1.8; use "storageClassName" attribute instead`)
+		}
+		w.claim(&o.Spec, field.NewPath("spec"))
+		return w
 	}
 	doc := corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()
 	spec := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()
 	k.Resource.Columns = []metav1.TableColumnDefinition{
 		rules.Name(), rules.Text("Status", doc["phase"]), rules.Text("Volume", spec["volumeName"]), rules.Text("Capacity", doc["capacity"]),
-		rules.Text("Access Modes", doc["accessModes"]), rules.Text("StorageClass", spec["storageClassName"]), rules.Text("VolumeAttributesClass", spec["volumeAttributesClassName"]),
+		rules.Text("Access Modes", doc["accessModes"]), rules.Text("StorageClass", "StorageClass of the pvc"), rules.Text("VolumeAttributesClass", "VolumeAttributesClass of the pvc"),
 		rules.Age(), rules.Wide("VolumeMode", spec["volumeMode"]),
 	}
 	k.Row = func(o *corev1.PersistentVolumeClaim) []any {
@@ -70,8 +96,25 @@ func persistentVolumeClaim() *api.Resource {
 	return k.Erase()
 }
 
+var resizeStatuses = []corev1.ClaimResourceStatus{corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+	corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending}
+
 func defaultClaimSpec(s *corev1.PersistentVolumeClaimSpec) {
 	def(&s.VolumeMode, corev1.PersistentVolumeFilesystem)
+}
+
+// dropOldDataSource: dataSource has ever been silent about kinds that it does not
+// know; dataSourceRef is for those.
+func dropOldDataSource(s *corev1.PersistentVolumeClaimSpec) {
+	if s.DataSource == nil || s.DataSourceRef != nil {
+		return
+	}
+	group := rules.Or(s.DataSource.APIGroup, "")
+	claim := group == "" && s.DataSource.Kind == "PersistentVolumeClaim"
+	snapshot := group == "snapshot.storage.k8s.io" && s.DataSource.Kind == "VolumeSnapshot"
+	if !claim && !snapshot {
+		s.DataSource = nil
+	}
 }
 
 // alignDataSources keeps the old field dataSource and the general dataSourceRef
@@ -89,7 +132,7 @@ func validateAccessModes(list []corev1.PersistentVolumeAccessMode, p *field.Path
 	for _, m := range list {
 		errs = append(errs, among(p, m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)...)
 	}
-	if len(list) > 1 && slices.Contains(list, corev1.ReadWriteOncePod) {
+	if slices.Contains(list, corev1.ReadWriteOncePod) && slices.ContainsFunc(list, func(m corev1.PersistentVolumeAccessMode) bool { return m != corev1.ReadWriteOncePod }) {
 		errs = append(errs, field.Forbidden(p, "may not use ReadWriteOncePod with other access modes"))
 	}
 	return errs
@@ -112,7 +155,6 @@ func validateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) (errs
 	if q, ok := s.Resources.Requests[corev1.ResourceStorage]; !ok {
 		errs = append(errs, field.Required(storage, ""))
 	} else {
-		errs = append(errs, quantity(corev1.ResourceStorage, q, storage)...)
 		errs = append(errs, positive(q, storage)...)
 	}
 	if c := s.StorageClassName; c != nil && *c != "" {
@@ -144,7 +186,7 @@ func validateDataSource(group *string, kind, name string, p *field.Path) (errs f
 	if g := rules.Or(group, ""); g != "" {
 		errs = append(errs, subdomain(p.Child("apiGroup"), g)...)
 	} else if kind != "PersistentVolumeClaim" {
-		errs = append(errs, field.Invalid(p, kind, ""))
+		errs = append(errs, field.Invalid(p, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 	}
 	return errs
 }
@@ -152,12 +194,14 @@ func validateDataSource(group *string, kind, name string, p *field.Path) (errs f
 func validateClaimUpdate(o, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	errs := validateClaimSpec(&o.Spec, field.NewPath("spec"))
 	now, was := o.Spec.DeepCopy(), old.Spec.DeepCopy()
+	alignDataSources(was)
 	bound := o.Status.Phase == corev1.ClaimBound
 	// The binder names the volume once; the default class is filled in later (KEP-3333).
 	if was.VolumeName == "" {
 		was.VolumeName = now.VolumeName
 	}
-	if was.StorageClassName == nil {
+	errs = append(errs, keepClass(o, old)...)
+	if class, named := old.Annotations[corev1.BetaStorageClassAnnotation]; was.StorageClassName == nil && now.StorageClassName != nil && (!named || *now.StorageClassName == class) {
 		was.StorageClassName = now.StorageClassName
 	}
 	asked, had := now.Resources.Requests[corev1.ResourceStorage], was.Resources.Requests[corev1.ResourceStorage]
@@ -174,11 +218,26 @@ func validateClaimUpdate(o, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	if capacity := old.Status.Capacity[corev1.ResourceStorage]; asked.Cmp(had) < 0 && asked.Cmp(capacity) <= 0 {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "resources", "requests", "storage"), "field can not be less than status.capacity"))
 	}
-	errs = append(errs, validation.ValidateImmutableField(o.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("spec", "volumeMode"))...)
-	if old.Spec.VolumeAttributesClassName != nil && o.Spec.VolumeAttributesClassName == nil {
-		errs = append(errs, field.Forbidden(field.NewPath("spec", "volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
+	errs = append(errs, validation.ValidateImmutableField(o.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
+	if class := o.Spec.VolumeAttributesClassName; old.Status.CurrentVolumeAttributesClassName != nil && !rules.Same(class, old.Spec.VolumeAttributesClassName) && rules.Or(class, "") == "" {
+		to := "nil"
+		if class != nil {
+			to = "empty string"
+		}
+		errs = append(errs, field.Forbidden(field.NewPath("spec", "volumeAttributesClassName"), "update to "+to+" is forbidden when status.currentVolumeAttributesClassName is not nil"))
 	}
 	return errs
+}
+
+// keepClass: the old annotation of the storage class stays, or moves to the field.
+func keepClass(o, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	now, still := o.Annotations[corev1.BetaStorageClassAnnotation]
+	was, had := old.Annotations[corev1.BetaStorageClassAnnotation]
+	moved := had && old.Spec.StorageClassName == nil && o.Spec.StorageClassName != nil && *o.Spec.StorageClassName == was && (!still || now == was)
+	if moved || now == was {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata", "annotations", corev1.BetaStorageClassAnnotation), now, validation.FieldImmutableErrorMsg)}
 }
 
 func accessModes(list []corev1.PersistentVolumeAccessMode) string {

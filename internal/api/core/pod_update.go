@@ -2,12 +2,14 @@ package core
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -25,6 +27,9 @@ func validatePodUpdate(o, old *corev1.Pod) field.ErrorList {
 	if len(now.InitContainers) != len(was.InitContainers) {
 		return append(errs, field.Forbidden(spec.Child("initContainers"), "pod updates may not add or remove containers"))
 	}
+	if n := now.ActiveDeadlineSeconds; n != nil && (*n < 0 || *n > math.MaxInt32) {
+		return append(errs, field.Invalid(spec.Child("activeDeadlineSeconds"), *n, utilvalidation.InclusiveRangeError(0, math.MaxInt32)))
+	}
 	if d := was.ActiveDeadlineSeconds; d != nil {
 		switch n := now.ActiveDeadlineSeconds; {
 		case n == nil:
@@ -34,9 +39,9 @@ func validatePodUpdate(o, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	errs = append(errs, onlyAddedTolerations(now.Tolerations, was.Tolerations, spec.Child("tolerations"))...)
-	for _, g := range now.SchedulingGates {
+	for i, g := range now.SchedulingGates {
 		if !slices.Contains(was.SchedulingGates, g) {
-			errs = append(errs, field.Forbidden(spec.Child("schedulingGates"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
+			errs = append(errs, field.Forbidden(spec.Child("schedulingGates").Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name)))
 		}
 	}
 	// With the allowed changes undone the rest must be as it was.

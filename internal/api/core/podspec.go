@@ -1,6 +1,9 @@
 package core
 
 import (
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,9 +26,36 @@ func DefaultPodSpec(s *corev1.PodSpec) { defaultPodSpec(s) }
 func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, p *field.Path) field.ErrorList {
 	errs := metav1validation.ValidateLabels(t.Labels, p.Child("labels"))
 	errs = append(errs, validation.ValidateAnnotations(t.Annotations, p.Child("annotations"))...)
+	errs = append(errs, validatePodAnnotations(t.Annotations, &t.Spec, p.Child("annotations"))...)
 	errs = append(errs, ValidatePodSpec(&t.Spec, p.Child("spec"))...)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
+	}
+	return errs
+}
+
+// validatePodAnnotations checks the annotations that mean something to Kubernetes.
+func validatePodAnnotations(annotations map[string]string, s *corev1.PodSpec, p *field.Path) (errs field.ErrorList) {
+	if value, ok := annotations[corev1.MirrorPodAnnotationKey]; ok && s.NodeName == "" {
+		errs = append(errs, field.Invalid(p.Key(corev1.MirrorPodAnnotationKey), value, "must set spec.nodeName if mirror pod annotation is set"))
+	}
+	if value, ok := annotations[corev1.PodDeletionCost]; ok {
+		// Zeros in front and a plus sign would make one cost look like two.
+		if cost, err := strconv.ParseInt(value, 10, 32); err != nil || strconv.FormatInt(cost, 10) != value {
+			errs = append(errs, field.Invalid(p.Key(corev1.PodDeletionCost), value, "must be a 32bit integer"))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		if key != seccompPodAnnotation && !strings.HasPrefix(key, seccompContainerAnnotation) {
+			continue
+		}
+		switch profile := annotations[key]; {
+		case profile == corev1.SeccompProfileRuntimeDefault, profile == corev1.DeprecatedSeccompProfileDockerDefault, profile == corev1.SeccompProfileNameUnconfined:
+		case strings.HasPrefix(profile, corev1.SeccompLocalhostProfileNamePrefix):
+			errs = append(errs, descending(p.Child(key), strings.TrimPrefix(profile, corev1.SeccompLocalhostProfileNamePrefix))...)
+		default:
+			errs = append(errs, field.Invalid(p.Child(key), profile, "must be a valid seccomp profile"))
+		}
 	}
 	return errs
 }

@@ -51,6 +51,9 @@ func defaultPod(pod *corev1.Pod) {
 	s := &pod.Spec
 	defaultPodSpec(s)
 	def(&s.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
+	if g := s.TerminationGracePeriodSeconds; *g < 0 { // templates keep what they have for historical reasons
+		*g = 1
+	}
 	for _, list := range [][]corev1.Container{s.Containers, s.InitContainers} {
 		for i := range list {
 			c := &list[i]
@@ -66,17 +69,12 @@ func defaultPod(pod *corev1.Pod) {
 	if podLevelResources(s) {
 		defaultPodResources(pod)
 	}
-	// podIP and hostIP are the first of podIPs and hostIPs; a writer may send either form.
+	// podIP is the first of podIPs; a writer may send either form.
 	st := &pod.Status
 	if st.PodIP != "" && (len(st.PodIPs) == 0 || st.PodIPs[0].IP != st.PodIP) {
 		st.PodIPs = []corev1.PodIP{{IP: st.PodIP}}
 	} else if st.PodIP == "" && len(st.PodIPs) > 0 {
 		st.PodIP = st.PodIPs[0].IP
-	}
-	if st.HostIP != "" && len(st.HostIPs) == 0 {
-		st.HostIPs = []corev1.HostIP{{IP: st.HostIP}}
-	} else if st.HostIP == "" && len(st.HostIPs) > 0 {
-		st.HostIP = st.HostIPs[0].IP
 	}
 }
 
@@ -154,10 +152,33 @@ func defaultContainer(c *corev1.Container) {
 
 // pullPolicy is Always for images that move: those with the tag latest, or none.
 func pullPolicy(image string) corev1.PullPolicy {
-	if tag, digest := imageTag(image); digest == "" && (tag == "" || tag == "latest") {
+	if tag, digest := imageTag(image); validImage(image) && digest == "" && (tag == "" || tag == "latest") {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent
+}
+
+// validImage reports whether an image can have that name: what cannot be parsed has no tag to go by.
+func validImage(image string) bool {
+	name, _, _ := strings.Cut(image, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name = name[:i]
+	}
+	parts := strings.Split(name, "/")
+	if first := parts[0]; len(parts) > 1 && (strings.ContainsAny(first, ".:") || first == "localhost" || strings.ToLower(first) != first) {
+		if strings.Trim(first, ".-") != first {
+			return false
+		}
+		parts = parts[1:] // the registry
+	}
+	for _, part := range parts {
+		if part == "" || strings.Trim(part, "._-") != part || strings.ContainsFunc(part, func(r rune) bool {
+			return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '.' && r != '_' && r != '-'
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // imageTag splits the tag and digest off an image name.
@@ -241,9 +262,6 @@ func defaultProjected(s *corev1.ProjectedVolumeSource) {
 		}
 		if d := src.DownwardAPI; d != nil {
 			defaultDownward(d.Items)
-		}
-		if c := src.PodCertificate; c != nil {
-			def(&c.MaxExpirationSeconds, int32(24*60*60))
 		}
 	}
 }

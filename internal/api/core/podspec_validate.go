@@ -202,7 +202,7 @@ func (v *specValidator) validateOS() (errs field.ErrorList) {
 		return nil
 	}
 	if s.OS.Name == "" {
-		return field.ErrorList{field.Required(p.Child("os", "name"), "cannot be empty")}
+		return field.ErrorList{field.Required(p.Child("os", "name"), "")}
 	}
 	if errs = among(p.Child("os"), s.OS.Name, corev1.Linux, corev1.Windows); len(errs) > 0 {
 		return errs
@@ -227,6 +227,9 @@ func (v *specValidator) validateOS() (errs field.ErrorList) {
 	forbid(s.HostPID, p.Child("hostPID"))
 	forbid(s.HostIPC, p.Child("hostIPC"))
 	forbid(s.HostUsers != nil, p.Child("hostUsers"))
+	if s.Resources != nil {
+		errs = append(errs, field.Forbidden(p.Child("resources"), "may not be set for a windows pod"))
+	}
 	if sc := s.SecurityContext; sc != nil {
 		sp := p.Child("securityContext")
 		forbid(sc.AppArmorProfile != nil, sp.Child("appArmorProfile"))
@@ -376,14 +379,15 @@ func validateSeccomp(s *corev1.SeccompProfile, p *field.Path) field.ErrorList {
 	lp := p.Child("localhostProfile")
 	switch s.Type {
 	case corev1.SeccompProfileTypeLocalhost:
-		if s.LocalhostProfile == nil || *s.LocalhostProfile == "" {
+		if s.LocalhostProfile == nil {
 			return field.ErrorList{field.Required(lp, "must be set when seccomp type is Localhost")}
 		}
 		return descending(lp, *s.LocalhostProfile)
-	case "":
-		return field.ErrorList{field.Required(p.Child("type"), "type is required when seccompProfile is set")}
 	}
-	errs := among(p.Child("type"), s.Type, corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
+	errs := field.ErrorList{field.Required(p.Child("type"), "type is required when seccompProfile is set")}
+	if s.Type != "" {
+		errs = among(p.Child("type"), s.Type, corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
+	}
 	if s.LocalhostProfile != nil {
 		errs = append(errs, field.Invalid(lp, *s.LocalhostProfile, "can only be set when seccomp type is Localhost"))
 	}

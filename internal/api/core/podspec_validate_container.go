@@ -95,13 +95,13 @@ func (v *specValidator) validateContainer(c *corev1.Container, p *field.Path) (e
 		v.names[c.Name] = true
 	}
 	errs = append(errs, required(p.Child("image"), c.Image)...)
-	errs = append(errs, oneOf(p.Child("terminationMessagePolicy"), c.TerminationMessagePolicy, corev1.TerminationMessageFallbackToLogsOnError, corev1.TerminationMessageReadFile)...)
+	errs = append(errs, oneOf(p.Child("terminationMessagePolicy"), c.TerminationMessagePolicy, corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
 	errs = append(errs, validatePorts(c.Ports, p.Child("ports"))...)
 	for i := range c.Env {
 		errs = append(errs, v.validateEnv(&c.Env[i], p.Child("env").Index(i))...)
 	}
 	for i := range c.EnvFrom {
-		errs = append(errs, validateEnvFrom(&c.EnvFrom[i], p.Child("envFrom").Index(i))...)
+		errs = append(errs, validateEnvFrom(&c.EnvFrom[i], p.Child("envFrom"), i)...)
 	}
 	errs = append(errs, v.validateMounts(c, p.Child("volumeMounts"))...)
 	errs = append(errs, v.validateDevices(c, p.Child("volumeDevices"))...)
@@ -154,23 +154,15 @@ func validateRestart(c *corev1.Container, p *field.Path) (errs field.ErrorList) 
 		errs = append(errs, field.TooLong(rp, rules, maxRestartRules))
 	}
 	for i, r := range rules {
-		errs = append(errs, oneOf(rp.Index(i).Child("action"), r.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
+		errs = append(errs, among(rp.Index(i).Child("action"), r.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
 		ep := rp.Index(i).Child("exitCodes")
 		if r.ExitCodes == nil {
 			errs = append(errs, field.Required(ep, "must be specified"))
 			continue
 		}
-		errs = append(errs, oneOf(ep.Child("operator"), r.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
-		switch n := len(r.ExitCodes.Values); {
-		case n == 0:
-			errs = append(errs, field.Required(ep.Child("values"), "at least one value must be specified"))
-		case n > maxExitCodes:
+		errs = append(errs, among(ep.Child("operator"), r.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
+		if n := len(r.ExitCodes.Values); n > maxExitCodes {
 			errs = append(errs, field.TooMany(ep.Child("values"), n, maxExitCodes))
-		}
-		for j, code := range r.ExitCodes.Values {
-			if slices.Contains(r.ExitCodes.Values[:j], code) {
-				errs = append(errs, field.Duplicate(ep.Child("values").Index(j), code))
-			}
 		}
 	}
 	return errs
@@ -195,9 +187,6 @@ func validatePorts(ports []corev1.ContainerPort, p *field.Path) (errs field.Erro
 		}
 		if c.HostPort != 0 {
 			errs = append(errs, port(pp.Child("hostPort"), c.HostPort)...)
-		}
-		if c.HostIP != "" {
-			errs = append(errs, utilvalidation.IsValidIPForLegacyField(pp.Child("hostIP"), c.HostIP, true, nil)...)
 		}
 		errs = append(errs, oneOf(pp.Child("protocol"), c.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 	}
@@ -359,12 +348,13 @@ func validateResourceFieldRef(r *corev1.ResourceFieldSelector, p *field.Path, vo
 		what = "hugepages"
 	}
 	if !ok {
-		errs = append(errs, field.Invalid(p.Child("divisor"), divisor, fmt.Sprintf("only divisor's values %s are supported with the %s resource", allowed, what)))
+		errs = append(errs, field.Invalid(p.Child("divisor"), r.Resource, fmt.Sprintf("only divisor's values %s are supported with the %s resource", allowed, what)))
 	}
 	return errs
 }
 
-func validateEnvFrom(e *corev1.EnvFromSource, p *field.Path) (errs field.ErrorList) {
+func validateEnvFrom(e *corev1.EnvFromSource, list *field.Path, i int) (errs field.ErrorList) {
+	p := list.Index(i)
 	if e.Prefix != "" {
 		errs = append(errs, invalid(p.Child("prefix"), e.Prefix, utilvalidation.IsRelaxedEnvVarName(e.Prefix))...)
 	}
@@ -383,7 +373,7 @@ func validateEnvFrom(e *corev1.EnvFromSource, p *field.Path) (errs field.ErrorLi
 	}
 	switch {
 	case e.ConfigMapRef == nil && e.SecretRef == nil:
-		errs = append(errs, field.Invalid(p, "", "must specify one of: `configMapRef` or `secretRef`"))
+		errs = append(errs, field.Invalid(list, "", "must specify one of: `configMapRef` or `secretRef`"))
 	case e.ConfigMapRef != nil && e.SecretRef != nil:
 		errs = append(errs, field.Invalid(p, "", "may not have more than one field specified at a time"))
 	}
@@ -468,7 +458,7 @@ func (v *specValidator) validateDevices(c *corev1.Container, p *field.Path) (err
 		if volume == nil {
 			errs = append(errs, field.NotFound(dp.Child("name"), d.Name))
 		} else if volume.PersistentVolumeClaim == nil && volume.Ephemeral == nil {
-			errs = append(errs, field.Invalid(dp.Child("name"), d.Name, "can not use volume source type other than PersistentVolumeClaim or Ephemeral for block mode"))
+			errs = append(errs, field.Invalid(dp.Child("name"), d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
 		}
 		if d.DevicePath == "" {
 			errs = append(errs, field.Required(dp.Child("devicePath"), ""))
@@ -476,7 +466,9 @@ func (v *specValidator) validateDevices(c *corev1.Container, p *field.Path) (err
 		if paths[d.DevicePath] {
 			errs = append(errs, field.Invalid(dp.Child("devicePath"), d.DevicePath, "must be unique"))
 		}
-		errs = append(errs, noBacksteps(dp.Child("devicePath"), d.DevicePath)...)
+		if len(noBacksteps(dp, d.DevicePath)) > 0 {
+			errs = append(errs, field.Invalid(dp.Child("devicePath"), d.DevicePath, "can not contain backsteps ('..')"))
+		}
 		names[d.Name], paths[d.DevicePath] = true, true
 	}
 	return errs

@@ -16,6 +16,11 @@ func isHugePages(name corev1.ResourceName) bool {
 	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
 
+// isHugePagesQuota: what a quota may say of huge pages.
+func isHugePagesQuota(name corev1.ResourceName) bool {
+	return strings.HasPrefix(string(name), "requests."+corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), "limits."+corev1.ResourceHugePagesPrefix)
+}
+
 // isNative: names without a domain, and those of kubernetes.io, are Kubernetes' own.
 func isNative(name corev1.ResourceName) bool {
 	return !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
@@ -41,7 +46,7 @@ var standardResources = map[corev1.ResourceName]bool{
 // resourceName checks the name of any resource.
 func resourceName(name corev1.ResourceName, p *field.Path) field.ErrorList {
 	errs := qualified(p, string(name))
-	if len(errs) == 0 && !strings.Contains(string(name), "/") && !standardResources[name] && !isHugePages(name) {
+	if len(errs) == 0 && !strings.Contains(string(name), "/") && !standardResources[name] && !isHugePages(name) && !isHugePagesQuota(name) {
 		errs = append(errs, field.Invalid(p, string(name), "must be a standard resource type or fully qualified"))
 	}
 	return errs
@@ -97,7 +102,7 @@ func validateResources(r *corev1.ResourceRequirements, p *field.Path, claims map
 				if size, err := resource.ParseQuantity(strings.TrimPrefix(string(name), corev1.ResourceHugePagesPrefix)); err != nil || size.Sign() <= 0 || size.MilliValue()%1000 != 0 {
 					errs = append(errs, field.Invalid(kp, string(name), "must name a page size that is a positive integer"))
 				} else if q.Value()%size.Value() != 0 {
-					errs = append(errs, field.Invalid(kp, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), size.String())))
+					errs = append(errs, field.Invalid(kp, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), name)))
 				}
 			case name == corev1.ResourceCPU || name == corev1.ResourceMemory:
 				plain = true
@@ -130,11 +135,16 @@ func validateResources(r *corev1.ResourceRequirements, p *field.Path, claims map
 		}
 		switch {
 		case c.Name == "":
-			errs = append(errs, field.Required(cp.Child("name"), ""))
+			errs = append(errs, field.Required(cp, ""))
 		case seen[key]:
 			errs = append(errs, field.Duplicate(cp, key))
 		case !claims[c.Name]:
-			errs = append(errs, field.NotFound(cp.Child("name"), c.Name))
+			missing := field.NotFound(cp, c.Name)
+			missing.Detail = "must be one of the names in pod.spec.resourceClaims which is empty"
+			if len(claims) > 0 {
+				missing.Detail = "must be one of the names in pod.spec.resourceClaims: " + strings.Join(slices.Sorted(maps.Keys(claims)), ", ")
+			}
+			errs = append(errs, missing)
 		}
 		seen[key] = true
 	}

@@ -187,11 +187,9 @@ func validateTopologySpread(list []corev1.TopologySpreadConstraint, p *field.Pat
 		}
 		if c.TopologyKey == "" {
 			errs = append(errs, field.Required(cp.Child("topologyKey"), "can not be empty"))
-		} else {
-			errs = append(errs, metav1validation.ValidateLabelName(c.TopologyKey, cp.Child("topologyKey"))...)
 		}
 		errs = append(errs, among(cp.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
-		for _, o := range list[:i] {
+		for _, o := range list[i+1:] {
 			if o.TopologyKey == c.TopologyKey && o.WhenUnsatisfiable == c.WhenUnsatisfiable {
 				errs = append(errs, field.Duplicate(cp.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
 				break

@@ -22,11 +22,13 @@ func (v *specValidator) validateVolumes() (errs field.ErrorList) {
 			errs = append(errs, label(p.Child("name"), volume.Name)...)
 			if v.volumes[volume.Name] != nil {
 				errs = append(errs, field.Duplicate(p.Child("name"), volume.Name))
-			} else {
-				v.volumes[volume.Name] = volume
 			}
 		}
-		errs = append(errs, validateVolumeSource(&volume.VolumeSource, p)...)
+		bad := validateVolumeSource(&volume.VolumeSource, p)
+		// What names a volume that is wrong does not find it.
+		if errs = append(errs, bad...); len(bad) == 0 && v.volumes[volume.Name] == nil {
+			v.volumes[volume.Name] = volume
+		}
 	}
 	return errs
 }
@@ -58,6 +60,12 @@ func (s *sources) add(errs field.ErrorList) { s.errs = append(s.errs, errs...) }
 func (s *sources) required(p *field.Path, pairs ...string) {
 	for i := 0; i < len(pairs); i += 2 {
 		s.add(required(p.Child(pairs[i]), pairs[i+1]))
+	}
+}
+
+func (s *sources) reference(p *field.Path, ref *corev1.SecretReference) {
+	if ref != nil {
+		s.required(p.Child("secretRef"), "name", ref.Name, "namespace", ref.Namespace)
 	}
 }
 
@@ -113,6 +121,9 @@ func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorL
 	}
 	if p := s.first(v.Cinder != nil, "cinder"); p != nil {
 		s.required(p, "volumeID", v.Cinder.VolumeID)
+		if ref := v.Cinder.SecretRef; ref != nil {
+			s.required(p.Child("secretRef"), "name", ref.Name)
+		}
 	}
 	if p := s.first(v.CephFS != nil, "cephfs"); p != nil {
 		s.add(validateMonitors(v.CephFS.Monitors, p))
@@ -148,10 +159,13 @@ func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorL
 		s.required(p, "volumeID", v.PortworxVolume.VolumeID)
 	}
 	if p := s.first(v.AzureDisk != nil, "azureDisk"); p != nil {
-		s.required(p, "diskName", v.AzureDisk.DiskName, "diskURI", v.AzureDisk.DataDiskURI)
+		s.add(validateAzureDisk(v.AzureDisk, p))
 	}
 	if p := s.first(v.StorageOS != nil, "storageos"); p != nil {
-		s.required(p, "volumeName", v.StorageOS.VolumeName)
+		s.add(validateStorageOS(v.StorageOS.VolumeName, v.StorageOS.VolumeNamespace, p))
+		if ref := v.StorageOS.SecretRef; ref != nil {
+			s.required(p.Child("secretRef"), "name", ref.Name)
+		}
 	}
 	if p := s.first(v.Projected != nil, "projected"); p != nil {
 		s.add(validateProjected(v.Projected, p))
@@ -162,7 +176,11 @@ func validateVolumeSource(v *corev1.VolumeSource, path *field.Path) field.ErrorL
 	if p := s.first(v.CSI != nil, "csi"); p != nil {
 		s.add(csiDriver(v.CSI.Driver, p.Child("driver")))
 		if ref := v.CSI.NodePublishSecretRef; ref != nil {
-			s.add(required(p.Child("nodePublishSecretRef", "name"), ref.Name))
+			if ref.Name == "" {
+				s.add(field.ErrorList{field.Required(p.Child("nodePublishSecretRef", "name"), "")})
+			} else {
+				s.add(subdomain(p.Child("name"), ref.Name))
+			}
 		}
 	}
 	if p := s.first(v.Ephemeral != nil, "ephemeral"); p != nil {
@@ -277,6 +295,35 @@ func validateFlex(driver string, options map[string]string, p *field.Path) (errs
 	return errs
 }
 
+func validateAzureDisk(a *corev1.AzureDiskVolumeSource, p *field.Path) (errs field.ErrorList) {
+	errs = append(required(p.Child("diskName"), a.DiskName), required(p.Child("diskURI"), a.DataDiskURI)...)
+	errs = append(errs, amongPointer(p.Child("cachingMode"), a.CachingMode, corev1.AzureDataDiskCachingNone, corev1.AzureDataDiskCachingReadOnly, corev1.AzureDataDiskCachingReadWrite)...)
+	errs = append(errs, amongPointer(p.Child("kind"), a.Kind, corev1.AzureDedicatedBlobDisk, corev1.AzureManagedDisk, corev1.AzureSharedBlobDisk)...)
+	if a.Kind == nil {
+		return errs
+	}
+	prefix, form := "https://", "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"
+	if *a.Kind == corev1.AzureManagedDisk {
+		prefix, form = "/subscriptions/", "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"
+	}
+	if !strings.HasPrefix(a.DataDiskURI, prefix) {
+		errs = append(errs, field.NotSupported(p.Child("diskURI"), a.DataDiskURI, []string{form}))
+	}
+	return errs
+}
+
+func validateStorageOS(name, namespace string, p *field.Path) (errs field.ErrorList) {
+	if name == "" {
+		errs = append(errs, field.Required(p.Child("volumeName"), ""))
+	} else {
+		errs = append(errs, label(p.Child("volumeName"), name)...)
+	}
+	if namespace != "" {
+		errs = append(errs, label(p.Child("volumeNamespace"), namespace)...)
+	}
+	return errs
+}
+
 func csiDriver(driver string, p *field.Path) (errs field.ErrorList) {
 	if driver == "" {
 		return field.ErrorList{field.Required(p, "")}
@@ -284,7 +331,7 @@ func csiDriver(driver string, p *field.Path) (errs field.ErrorList) {
 	if len(driver) > 63 {
 		errs = append(errs, field.TooLong(p, driver, 63))
 	}
-	return append(errs, subdomain(p, strings.ToLower(driver))...)
+	return append(errs, invalid(p, driver, utilvalidation.IsDNS1123Subdomain(strings.ToLower(driver)))...)
 }
 
 func validateEphemeralVolume(e *corev1.EphemeralVolumeSource, p *field.Path) (errs field.ErrorList) {
@@ -355,49 +402,46 @@ func validateProjected(v *corev1.ProjectedVolumeSource, p *field.Path) (errs fie
 	errs = mode(p.Child("defaultMode"), v.DefaultMode)
 	paths := map[string]bool{}
 	// claim notes a path that a source writes; two sources may not write the same.
-	claim := func(path string, sp *field.Path, source string) {
+	claim := func(path, source string) {
 		if path == "" {
 			return
 		}
 		if paths[path] {
-			errs = append(errs, field.Invalid(sp, source, fmt.Sprintf("conflicting duplicate paths: %q", path)))
+			errs = append(errs, field.Invalid(p, source, "conflicting duplicate paths"))
 		}
 		paths[path] = true
 	}
 	for i := range v.Sources {
 		src, sp := &v.Sources[i], p.Child("sources").Index(i)
 		n := 0
-		first := func(set bool, name string) *field.Path {
+		source := func(set bool, name string) *field.Path {
 			if !set {
 				return nil
 			}
-			if n++; n > 1 {
-				errs = append(errs, field.Forbidden(sp.Child(name), "may not specify more than 1 volume type per source"))
-				return nil
-			}
+			n++
 			return sp.Child(name)
 		}
-		if fp := first(src.Secret != nil, "secret"); fp != nil {
+		if fp := source(src.Secret != nil, "secret"); fp != nil {
 			errs = append(errs, required(fp.Child("name"), src.Secret.Name)...)
 			errs = append(errs, validateItems(src.Secret.Items, fp.Child("items"))...)
 			for _, item := range src.Secret.Items {
-				claim(item.Path, fp, src.Secret.Name)
+				claim(item.Path, src.Secret.Name)
 			}
 		}
-		if fp := first(src.ConfigMap != nil, "configMap"); fp != nil {
+		if fp := source(src.ConfigMap != nil, "configMap"); fp != nil {
 			errs = append(errs, required(fp.Child("name"), src.ConfigMap.Name)...)
 			errs = append(errs, validateItems(src.ConfigMap.Items, fp.Child("items"))...)
 			for _, item := range src.ConfigMap.Items {
-				claim(item.Path, fp, src.ConfigMap.Name)
+				claim(item.Path, src.ConfigMap.Name)
 			}
 		}
-		if fp := first(src.DownwardAPI != nil, "downwardAPI"); fp != nil {
+		if fp := source(src.DownwardAPI != nil, "downwardAPI"); fp != nil {
 			errs = append(errs, validateDownward(src.DownwardAPI.Items, fp)...)
 			for _, item := range src.DownwardAPI.Items {
-				claim(item.Path, fp, item.Path)
+				claim(item.Path, item.Path)
 			}
 		}
-		if fp := first(src.ServiceAccountToken != nil, "serviceAccountToken"); fp != nil {
+		if fp := source(src.ServiceAccountToken != nil, "serviceAccountToken"); fp != nil {
 			t := src.ServiceAccountToken
 			ep := fp.Child("expirationSeconds")
 			switch {
@@ -408,10 +452,9 @@ func validateProjected(v *corev1.ProjectedVolumeSource, p *field.Path) (errs fie
 			case *t.ExpirationSeconds > maxTokenSeconds:
 				errs = append(errs, field.Invalid(ep, *t.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
 			}
-			errs = append(errs, volumePath(t.Path, fp.Child("path"))...)
-			claim(t.Path, fp, t.Path)
+			errs = append(errs, volumePath(t.Path, p.Child("path"))...)
 		}
-		if fp := first(src.ClusterTrustBundle != nil, "clusterTrustBundle"); fp != nil {
+		if fp := source(src.ClusterTrustBundle != nil, "clusterTrustBundle"); fp != nil {
 			c := src.ClusterTrustBundle
 			switch byName, bySigner := c.Name != nil, c.SignerName != nil; {
 			case byName && bySigner:
@@ -421,34 +464,73 @@ func validateProjected(v *corev1.ProjectedVolumeSource, p *field.Path) (errs fie
 			case byName && c.LabelSelector != nil:
 				errs = append(errs, field.Invalid(fp.Child("labelSelector"), c.LabelSelector, "labelSelector must be unset if name is specified"))
 			case byName:
-				errs = append(errs, required(fp.Child("name"), *c.Name)...)
+				errs = append(errs, trustBundleName(*c.Name, fp.Child("name"))...)
 			default:
-				errs = append(errs, required(fp.Child("signerName"), *c.SignerName)...)
+				if *c.SignerName == "" {
+					errs = append(errs, field.Required(fp.Child("signerName"), "must be a valid signer name"))
+				}
+				errs = append(errs, signerName(*c.SignerName, fp.Child("signerName"))...)
 				errs = append(errs, metav1validation.ValidateLabelSelector(c.LabelSelector, metav1validation.LabelSelectorValidationOptions{}, fp.Child("labelSelector"))...)
 			}
 			errs = append(errs, volumePath(c.Path, fp.Child("path"))...)
-			claim(c.Path, fp, c.Path)
+			claim(c.Path, c.Path)
 		}
-		if fp := first(src.PodCertificate != nil, "podCertificate"); fp != nil {
+		if fp := source(src.PodCertificate != nil, "podCertificate"); fp != nil {
 			c := src.PodCertificate
 			errs = append(errs, validatePodCertificate(c, fp)...)
 			for _, path := range []string{c.CredentialBundlePath, c.KeyPath, c.CertificateChainPath} {
-				claim(path, fp, path)
+				claim(path, path)
 			}
 		}
-		if n == 0 {
-			errs = append(errs, field.Required(sp, "must specify a volume source"))
+		if n > 1 {
+			errs = append(errs, field.Forbidden(sp, "may not specify more than 1 volume type per source"))
+		}
+	}
+	return errs
+}
+
+// trustBundleName checks the name of a ClusterTrustBundle; that of a signer's
+// begins with the signer, with colons for slashes.
+func trustBundleName(name string, p *field.Path) (errs field.ErrorList) {
+	if name == "" {
+		errs = append(errs, field.Required(p, "must be a valid object name"))
+	}
+	if i := strings.LastIndexByte(name, ':'); i >= 0 {
+		name = name[i+1:]
+	}
+	for _, msg := range utilvalidation.IsDNS1123Subdomain(name) {
+		errs = append(errs, field.Invalid(p, name, "not a valid clustertrustbundlename: "+msg))
+	}
+	return errs
+}
+
+func signerName(name string, p *field.Path) (errs field.ErrorList) {
+	if name == "" {
+		return field.ErrorList{field.Required(p, "")}
+	}
+	domain, path, ok := strings.Cut(name, "/")
+	if !ok || path == "" && domain != "" || strings.Contains(path, "/") {
+		return field.ErrorList{field.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
+	}
+	segments := strings.Split(domain, ".")
+	if len(segments) < 2 {
+		errs = append(errs, field.Invalid(p, domain, "should be a domain with at least two segments separated by dots"))
+	}
+	for _, segment := range segments {
+		for _, msg := range utilvalidation.IsDNS1123Label(segment) {
+			errs = append(errs, field.Invalid(p, domain, fmt.Sprintf("validating label %q: %s", segment, msg)))
+		}
+	}
+	for segment := range strings.SplitSeq(path, ".") {
+		for _, msg := range utilvalidation.IsDNS1123Subdomain(segment) {
+			errs = append(errs, field.Invalid(p, path, fmt.Sprintf("validating label %q: %s", segment, msg)))
 		}
 	}
 	return errs
 }
 
 func validatePodCertificate(c *corev1.PodCertificateProjection, p *field.Path) (errs field.ErrorList) {
-	if c.SignerName == "" {
-		errs = append(errs, field.Required(p.Child("signerName"), ""))
-	} else if domain, path, ok := strings.Cut(c.SignerName, "/"); !ok || path == "" || len(utilvalidation.IsDNS1123Subdomain(domain)) > 0 {
-		errs = append(errs, field.Invalid(p.Child("signerName"), c.SignerName, "must be a fully qualified domain and path of the form 'example.com/signer-name'"))
-	}
+	errs = signerName(c.SignerName, p.Child("signerName"))
 	errs = append(errs, among(p.Child("keyType"), c.KeyType, "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
 	if s := c.MaxExpirationSeconds; s != nil {
 		most := int32(maxCertificateSeconds)

@@ -78,8 +78,7 @@ func validateQuotaList(list corev1.ResourceList, p *field.Path) (errs field.Erro
 }
 
 func isQuotaResource(name corev1.ResourceName) bool {
-	return standardResources[name] && name != corev1.ResourceStorage || isHugePages(name) ||
-		strings.HasPrefix(string(name), "requests."+corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), "limits."+corev1.ResourceHugePagesPrefix)
+	return standardResources[name] && name != corev1.ResourceStorage || isHugePages(name) || isHugePagesQuota(name)
 }
 
 var quotaScopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeBestEffort,
@@ -104,49 +103,60 @@ func scopeCounts(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool
 func validateQuota(o *corev1.ResourceQuota) field.ErrorList {
 	s, p := &o.Spec, field.NewPath("spec")
 	errs := validateQuotaList(s.Hard, p.Child("hard"))
-	check := func(scopes []corev1.ResourceQuotaScope, sp *field.Path) {
-		for _, scope := range scopes {
-			if !slices.Contains(quotaScopes, scope) {
-				errs = append(errs, field.Invalid(sp, s.Scopes, "unsupported scope"))
-				continue
-			}
-			for _, name := range sorted(s.Hard) {
-				if !scopeCounts(scope, name) {
-					errs = append(errs, field.Invalid(sp, s.Scopes, "unsupported scope applied to resource"))
-				}
-			}
-		}
-		for _, pair := range [][2]corev1.ResourceQuotaScope{{corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort}, {corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating}} {
-			if slices.Contains(scopes, pair[0]) && slices.Contains(scopes, pair[1]) {
-				errs = append(errs, field.Invalid(sp, scopes, "conflicting scopes"))
+	check := func(scope corev1.ResourceQuotaScope, sp *field.Path, shown any) {
+		for _, name := range sorted(s.Hard) {
+			if isQuotaResource(name) && !scopeCounts(scope, name) {
+				errs = append(errs, field.Invalid(sp, shown, "unsupported scope applied to resource"))
 			}
 		}
 	}
-	check(s.Scopes, p.Child("scopes"))
+	conflicts := func(scopes []corev1.ResourceQuotaScope, sp *field.Path) {
+		for _, pair := range [][2]corev1.ResourceQuotaScope{{corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort}, {corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating}} {
+			if slices.Contains(scopes, pair[0]) && slices.Contains(scopes, pair[1]) {
+				errs = append(errs, field.Invalid(sp, s.Scopes, "conflicting scopes"))
+			}
+		}
+	}
+	for _, scope := range s.Scopes {
+		if !slices.Contains(quotaScopes, scope) {
+			errs = append(errs, field.Invalid(p.Child("scopes"), s.Scopes, "unsupported scope"))
+		}
+		check(scope, p.Child("scopes"), s.Scopes)
+	}
+	conflicts(s.Scopes, p.Child("scopes"))
 	if s.ScopeSelector == nil {
 		return errs
 	}
 	mp := p.Child("scopeSelector", "matchExpressions")
 	var scopes []corev1.ResourceQuotaScope
-	for i, r := range s.ScopeSelector.MatchExpressions {
+	for _, r := range s.ScopeSelector.MatchExpressions {
 		scopes = append(scopes, r.ScopeName)
-		rp := mp.Index(i)
-		switch r.Operator {
-		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
-			if len(r.Values) == 0 {
-				errs = append(errs, field.Required(rp.Child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"))
-			}
-			if r.ScopeName != corev1.ResourceQuotaScopePriorityClass && r.ScopeName != corev1.ResourceQuotaScopeVolumeAttributesClass {
-				errs = append(errs, field.Invalid(rp.Child("operator"), r.Operator, "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
-			}
-		case corev1.ScopeSelectorOpExists, corev1.ScopeSelectorOpDoesNotExist:
-			if len(r.Values) > 0 {
-				errs = append(errs, field.Invalid(rp.Child("values"), r.Values, "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"))
-			}
-		default:
-			errs = append(errs, field.Invalid(rp.Child("operator"), r.Operator, "not a valid selector operator"))
+		if !slices.Contains(quotaScopes, r.ScopeName) {
+			errs = append(errs, field.Invalid(mp.Child("scopeName"), r.ScopeName, "unsupported scope"))
 		}
+		check(r.ScopeName, mp, s.ScopeSelector)
+		errs = append(errs, validateScopeRequirement(&r, mp)...)
 	}
-	check(scopes, mp)
+	conflicts(scopes, mp)
+	return errs
+}
+
+func validateScopeRequirement(r *corev1.ScopedResourceSelectorRequirement, p *field.Path) (errs field.ErrorList) {
+	valued := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
+	if slices.Contains(quotaScopes, r.ScopeName) && !valued && r.Operator != corev1.ScopeSelectorOpExists {
+		errs = append(errs, field.Invalid(p.Child("operator"), r.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+	}
+	switch r.Operator {
+	case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
+		if len(r.Values) == 0 {
+			errs = append(errs, field.Required(p.Child("values"), "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"))
+		}
+	case corev1.ScopeSelectorOpExists, corev1.ScopeSelectorOpDoesNotExist:
+		if len(r.Values) > 0 {
+			errs = append(errs, field.Invalid(p.Child("values"), r.Values, "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"))
+		}
+	default:
+		errs = append(errs, field.Invalid(p.Child("operator"), r.Operator, "not a valid selector operator"))
+	}
 	return errs
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -40,6 +41,15 @@ func secret() *api.Resource {
 			}
 		}
 		return append(errs, validateSecret(o)...)
+	}
+	k.Warnings = func(o *corev1.Secret) []string {
+		if o.Type != corev1.SecretTypeTLS {
+			return nil
+		}
+		if _, err := tls.X509KeyPair(o.Data[corev1.TLSCertKey], o.Data[corev1.TLSPrivateKeyKey]); err != nil {
+			return []string{err.Error()}
+		}
+		return nil
 	}
 	k.Fields = func(o *corev1.Secret) fields.Set { return fields.Set{"type": string(o.Type)} }
 	k.Resource.FieldLabels = []string{"type"}

@@ -105,7 +105,9 @@ func usesHealthPort(s *corev1.ServiceSpec) bool {
 	return s.Type == corev1.ServiceTypeLoadBalancer && s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-func isHeadless(s *corev1.ServiceSpec) bool { return s.ClusterIP == corev1.ClusterIPNone }
+func isHeadless(s *corev1.ServiceSpec) bool {
+	return len(s.ClusterIPs) == 1 && s.ClusterIPs[0] == corev1.ClusterIPNone
+}
 
 func defaultService(o *corev1.Service) {
 	s := &o.Spec
@@ -236,10 +238,13 @@ func serviceWarnings(o *corev1.Service) (warnings []string) {
 		warnings = append(warnings, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
 	}
 	if s.LoadBalancerIP != "" {
-		warnings = append(warnings, utilvalidation.GetWarningsForIP(p.Child("loadBalancerIP"), s.LoadBalancerIP)...)
+		// This field was never checked, so that only what is an address can be warned of.
+		if ip := p.Child("loadBalancerIP"); len(utilvalidation.IsValidIPForLegacyField(ip, s.LoadBalancerIP, false, nil)) == 0 {
+			warnings = append(warnings, utilvalidation.GetWarningsForIP(ip, s.LoadBalancerIP)...)
+		}
 	}
 	for i, cidr := range s.LoadBalancerSourceRanges {
-		warnings = append(warnings, utilvalidation.GetWarningsForCIDR(p.Child("loadBalancerSourceRanges").Index(i), cidr)...)
+		warnings = append(warnings, utilvalidation.GetWarningsForCIDR(p.Child("loadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
 	}
 	if s.Type == corev1.ServiceTypeExternalName && len(s.ExternalIPs) > 0 {
 		warnings = append(warnings, `spec.externalIPs is ignored when spec.type is "ExternalName"`)

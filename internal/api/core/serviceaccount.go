@@ -22,9 +22,7 @@ func serviceAccount() *api.Resource {
 	k.PrepareForCreate = strip
 	k.PrepareForUpdate = func(o, _ *corev1.ServiceAccount) { strip(o) }
 	k.Validate = func(*corev1.ServiceAccount) field.ErrorList { return nil }
-	k.Resource.Columns = []metav1.TableColumnDefinition{rules.Name(), rules.Text("Secrets", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]), rules.Age()}
-	k.Row = func(o *corev1.ServiceAccount) []any {
-		return []any{o.Name, int64(len(o.Secrets)), rules.Created(o)}
-	}
+	k.Resource.Columns = []metav1.TableColumnDefinition{rules.Name(), rules.Age()}
+	k.Row = func(o *corev1.ServiceAccount) []any { return []any{o.Name, rules.Created(o)} }
 	return k.Erase()
 }
