@@ -95,7 +95,8 @@ func (m Machine) Facts() (Facts, error) {
 	}
 	f.Info.BootID = readString("/proc/sys/kernel/random/boot_id")
 	f.Info.OSImage = osImage()
-	if total := mem["SwapTotal"]; total >= 0 {
+	// Of a machine without swap nothing is said: the API takes only what is greater than zero.
+	if total := mem["SwapTotal"]; total > 0 {
 		f.Info.Swap = &corev1.NodeSwapStatus{Capacity: &total}
 	}
 	return f, nil
