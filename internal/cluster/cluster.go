@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,15 +17,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 
 	"github.com/proa-dev/proa/internal/api/resources"
 	"github.com/proa-dev/proa/internal/apiserver"
@@ -36,32 +29,13 @@ import (
 	"github.com/proa-dev/proa/internal/apiserver/rbac"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 	"github.com/proa-dev/proa/internal/client"
-	"github.com/proa-dev/proa/internal/client/events"
 	"github.com/proa-dev/proa/internal/cluster/instance"
 	"github.com/proa-dev/proa/internal/cluster/kubeconfig"
 	"github.com/proa-dev/proa/internal/cluster/local"
 	"github.com/proa-dev/proa/internal/cluster/observe"
 	"github.com/proa-dev/proa/internal/cluster/pki"
 	"github.com/proa-dev/proa/internal/cluster/preflight"
-	"github.com/proa-dev/proa/internal/controllers/daemonset"
-	"github.com/proa-dev/proa/internal/controllers/deployment"
-	"github.com/proa-dev/proa/internal/controllers/disruption"
-	"github.com/proa-dev/proa/internal/controllers/endpointslice"
-	"github.com/proa-dev/proa/internal/controllers/garbagecollector"
-	"github.com/proa-dev/proa/internal/controllers/job"
-	"github.com/proa-dev/proa/internal/controllers/namespace"
-	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
-	"github.com/proa-dev/proa/internal/controllers/replicaset"
-	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
-	"github.com/proa-dev/proa/internal/controllers/statefulset"
-	"github.com/proa-dev/proa/internal/controllers/ttlafterfinished"
-	"github.com/proa-dev/proa/internal/kubelet"
-	"github.com/proa-dev/proa/internal/network/dns"
-	"github.com/proa-dev/proa/internal/network/kubeproxy"
-	"github.com/proa-dev/proa/internal/network/podnet"
-	"github.com/proa-dev/proa/internal/runtime"
 	"github.com/proa-dev/proa/internal/runtime/images"
-	"github.com/proa-dev/proa/internal/scheduler"
 	"github.com/proa-dev/proa/internal/store/etcd"
 )
 
@@ -367,250 +341,4 @@ func (c *cluster) tokenIssuer(state authn.Reader) error {
 	const issuer = "https://kubernetes.default.svc." + clusterDomain
 	c.tokens, err = authn.NewTokens(issuer, []string{issuer}, key, state, time.Now)
 	return err
-}
-
-// bootstrap makes the objects that every cluster has.
-func (c *cluster) bootstrap(ctx context.Context) error {
-	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
-		if err := ensure(ctx, c.local, client.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
-			return err
-		}
-	}
-	for _, r := range rbac.Roles() {
-		if err := ensure(ctx, c.local, client.ClusterRoles, r); err != nil {
-			return err
-		}
-	}
-	for _, b := range rbac.Bindings() {
-		if err := ensure(ctx, c.local, client.ClusterRoleBindings, b); err != nil {
-			return err
-		}
-	}
-	for name, value := range map[string]int32{"system-cluster-critical": 2000000000, "system-node-critical": 2000001000} {
-		if err := ensure(ctx, c.local, client.PriorityClasses, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value,
-			Description: "Used for system critical pods that must run in the cluster."}); err != nil {
-			return err
-		}
-	}
-	if err := c.serviceRange(ctx); err != nil {
-		return err
-	}
-	if err := c.apiService(ctx); err != nil {
-		return err
-	}
-	return c.dnsService(ctx)
-}
-
-// ensure creates an object that is not there yet.
-func ensure[T client.Object](ctx context.Context, l client.Interface, kind client.Kind[T], obj T) error {
-	if _, ok := l.Informer(kind.GVR, client.Scope{}).Get(obj.GetNamespace(), obj.GetName()); ok {
-		return nil
-	}
-	if _, err := kind.Create(ctx, l, obj); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("create %s %s: %w", kind.GVK.Kind, obj.GetName(), err)
-	}
-	return nil
-}
-
-// serviceRange shows the range of Service addresses (KEP-1880).
-func (c *cluster) serviceRange(ctx context.Context) error {
-	const name = "kubernetes"
-	if err := ensure(ctx, c.local, client.ServiceCIDRs, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{serviceRange.String()}}}); err != nil {
-		return err
-	}
-	r, err := client.ServiceCIDRs.Get(ctx, c.local, "", name)
-	if err != nil {
-		return fmt.Errorf("get ServiceCIDR %s: %w", name, err)
-	}
-	if len(r.Status.Conditions) > 0 {
-		return nil
-	}
-	r = r.DeepCopy()
-	r.Status.Conditions = []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "ServiceCIDRReady", LastTransitionTime: metav1.Now(),
-		Message: "Kubernetes default Service CIDR is ready"}}
-	if _, err := client.ServiceCIDRs.UpdateStatus(ctx, c.local, r); err != nil {
-		return fmt.Errorf("write the status of ServiceCIDR %s: %w", name, err)
-	}
-	return nil
-}
-
-// apiService is default/kubernetes and its endpoint, which moves with the address that is listened on.
-func (c *cluster) apiService(ctx context.Context) error {
-	const name = "kubernetes"
-	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
-	if err := ensure(ctx, c.local, client.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: labels},
-		Spec: corev1.ServiceSpec{ClusterIP: apiServiceIP, ClusterIPs: []string{apiServiceIP}, Ports: []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}}}}); err != nil {
-		return err
-	}
-	number := int32(6443)
-	if _, err := fmt.Sscan(port(c.Listen), &number); err != nil {
-		return fmt.Errorf("the API server's port: %w", err)
-	}
-	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{c.inside}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-		Ports: []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &number, Protocol: ptr.To(corev1.ProtocolTCP)}}}
-	have, ok := client.EndpointSlices.Informer(c.local, client.Scope{}).Get("default", name)
-	if !ok {
-		return ensure(ctx, c.local, client.EndpointSlices, slice)
-	}
-	if len(have.Endpoints) == 1 && have.Endpoints[0].Addresses[0] == c.inside && len(have.Ports) == 1 && *have.Ports[0].Port == number {
-		return nil
-	}
-	slice.ResourceVersion = have.ResourceVersion
-	if _, err := client.EndpointSlices.Update(ctx, c.local, slice); err != nil {
-		return fmt.Errorf("update the endpoint of the API server: %w", err)
-	}
-	return nil
-}
-
-// dnsService is kube-system/kube-dns, the Service that pods ask names of. Behind it
-// is this process.
-func (c *cluster) dnsService(ctx context.Context) error {
-	const name = "kube-dns"
-	labels := map[string]string{"k8s-app": name, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}
-	if err := ensure(ctx, c.local, client.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name, Labels: labels},
-		Spec: corev1.ServiceSpec{ClusterIP: dnsServiceIP, ClusterIPs: []string{dnsServiceIP}, Ports: []corev1.ServicePort{
-			{Name: "dns", Port: dnsPort, Protocol: corev1.ProtocolUDP}, {Name: "dns-tcp", Port: dnsPort, Protocol: corev1.ProtocolTCP}}}}); err != nil {
-		return err
-	}
-	number := int32(dnsPort)
-	return ensure(ctx, c.local, client.EndpointSlices, &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name, "k8s-app": name}},
-		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{gateway().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-		Ports: []discoveryv1.EndpointPort{{Name: ptr.To("dns"), Port: &number, Protocol: ptr.To(corev1.ProtocolUDP)}, {Name: ptr.To("dns-tcp"), Port: &number, Protocol: ptr.To(corev1.ProtocolTCP)}}})
-}
-
-func (c *cluster) controllers(ctx context.Context) {
-	manager := c.local.As("system:kube-controller-manager")
-	for _, x := range []interface {
-		Name() string
-		Run(context.Context) error
-	}{
-		serviceaccount.New(manager, c.ca.CertPEM, c.log),
-		namespace.New(manager, c.log),
-		nodelifecycle.New(manager, c.log),
-		endpointslice.New(manager, c.log),
-		disruption.New(manager, c.log),
-		deployment.New(manager, c.log),
-		garbagecollector.New(manager, c.log),
-		job.New(manager, c.log),
-		ttlafterfinished.New(manager, c.log),
-		replicaset.New(manager, c.log),
-		replicaset.NewReplicationController(manager, c.log),
-		daemonset.New(manager, c.log),
-		statefulset.New(manager, c.log),
-	} {
-		c.part(ctx, x.Name(), x.Run)
-	}
-	scheduling := c.local.As("system:kube-scheduler")
-	recorder := events.New(scheduling, "default-scheduler", "", c.log)
-	c.part(ctx, "scheduler events", recorder.Run)
-	c.part(ctx, "scheduler", scheduler.New(scheduler.Config{Client: scheduling, Recorder: recorder, Logger: c.log, Seed: uint64(time.Now().UnixNano())}).Run)
-}
-
-// node starts the runtime, the network and the kubelet of this machine.
-func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func(), err error) {
-	nodeIP, err := netip.ParseAddr(c.NodeIP)
-	if err != nil {
-		return nil, nil, fmt.Errorf("the node's address: %w", err)
-	}
-	net, err := podnet.Open(networkDir(c.DataDir), podRange)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := net.RouteServices(serviceRange); err != nil {
-		return nil, nil, err
-	}
-	imageStore, err := Images(c.DataDir, c.log)
-	if err != nil {
-		return nil, nil, err
-	}
-	rt, err := runtime.New(runtime.Config{State: runtimeDir(c.DataDir), Root: filepath.Join(runtimeDir(c.DataDir), "root"), Images: imageStore,
-		Network: podNetwork{net}, Version: c.Version, Logger: c.log})
-	if err != nil {
-		return nil, nil, err
-	}
-	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir)) })
-	names, err := dns.New(dns.Config{Client: c.local.As("system:serviceaccount:kube-system:coredns"), Domain: clusterDomain, Listen: netip.AddrPortFrom(gateway(), dnsPort),
-		Sockets: podnet.Early(), Ranges: []netip.Prefix{podRange, serviceRange}, Logger: c.log})
-	if err != nil {
-		rt.Close()
-		return nil, nil, err
-	}
-	c.part(ctx, "DNS", names.Run)
-	self := c.local.As("system:node:"+c.NodeName, "system:nodes")
-	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.As("system:kube-proxy"), NodeName: c.NodeName, NodeIP: nodeIP,
-		Pods: podRange, Services: serviceRange, Logger: c.log}).Run)
-	recorder := events.New(self, "kubelet", c.NodeName, c.log)
-	c.part(ctx, "kubelet events", recorder.Run)
-	k, err := kubelet.New(kubelet.Config{
-		NodeName: c.NodeName, NodeIPs: []string{c.NodeIP}, Client: self, Runtime: rt, Images: rt,
-		RootDir: kubeletDir(c.DataDir), LogDir: filepath.Join(c.DataDir, "logs"), ImageRoot: imageDir(c.DataDir),
-		ClusterDomain: clusterDomain, ClusterDNS: []string{dnsServiceIP}, MaxPods: 110, Version: KubernetesVersion,
-		Listen: ":" + kubeletPort, Recorder: recorder, Logger: c.log,
-		TLS: &tls.Config{Certificates: []tls.Certificate{c.kubelet.TLS()}, ClientCAs: c.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
-		Authorize: func(r *http.Request) error {
-			if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-				return errors.New("a client certificate is needed")
-			}
-			for _, o := range r.TLS.PeerCertificates[0].Subject.Organization {
-				if o == user.SystemPrivilegedGroup {
-					return nil
-				}
-			}
-			return fmt.Errorf("%s may not use the kubelet", r.TLS.PeerCertificates[0].Subject.CommonName)
-		},
-	})
-	if err != nil {
-		rt.Close()
-		return nil, nil, err
-	}
-	c.part(ctx, "kubelet", k.Run)
-	return k.Synced(), rt.Close, nil
-}
-
-// podNetwork gives the runtime the pod network in its own terms.
-type podNetwork struct{ net *podnet.Network }
-
-func mappings(ports []runtime.PortMapping) []podnet.PortMapping {
-	out := make([]podnet.PortMapping, len(ports))
-	for i, p := range ports {
-		out[i] = podnet.PortMapping{Protocol: p.Protocol, HostPort: p.HostPort, ContainerPort: p.ContainerPort}
-	}
-	return out
-}
-
-func (n podNetwork) Attach(ctx context.Context, id, path string, ports []runtime.PortMapping) ([]string, error) {
-	addr, err := n.net.Attach(ctx, id, path, mappings(ports))
-	if err != nil {
-		return nil, err
-	}
-	return []string{addr.String()}, nil
-}
-
-func (n podNetwork) Restore(_ context.Context, id string, ports []runtime.PortMapping) error {
-	return n.net.Restore(id, mappings(ports))
-}
-
-func (n podNetwork) Detach(ctx context.Context, id string) error { return n.net.Detach(ctx, id) }
-
-// waitReady returns when the node is Ready and pods may come.
-func (c *cluster) waitReady(ctx context.Context) bool {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	found := false
-	_ = client.Nodes.Informer(c.local, client.Scope{Name: c.NodeName}).Watch(ctx, func(e client.Event) {
-		n, ok := e.Object.(*corev1.Node)
-		if !ok || e.Type == client.Deleted || found {
-			return
-		}
-		for _, cond := range n.Status.Conditions {
-			if cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue && len(nodelifecycle.Taints(n)) == len(n.Spec.Taints) {
-				found = true
-				cancel()
-			}
-		}
-	})
-	return found
 }
