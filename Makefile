@@ -63,10 +63,13 @@ down: ## Stop the cluster; containers and data stay
 reset: ## Remove the cluster with its containers and data
 	$(PROA) reset
 
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
 .PHONY: lint
-lint: $(HELPER) ## Check the form of the code
+lint: $(HELPER) $(KUBECTL) ## Check the code: form, vet, staticcheck
 	@test -z "$$(gofmt -l cmd internal test examples)" || { gofmt -l cmd internal test examples; exit 1; }
-	$(GO) vet -tags $(TAGS) ./...
+	$(GO) vet -tags $(TAGS),e2e,bench ./...
+	$(GO) run $(STATICCHECK) -tags $(TAGS),e2e,bench ./cmd/... ./internal/... ./test/... ./examples/...
 
 # What the end-to-end test needs besides Go and gcc.
 .PHONY: tools

@@ -45,17 +45,6 @@ func (r *recorder) has(t *testing.T, want string) {
 	t.Errorf("no event %q in:\n%s", want, strings.Join(r.events, "\n"))
 }
 
-func (r *recorder) hasNot(t *testing.T, text string) {
-	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.events {
-		if strings.Contains(e, text) {
-			t.Errorf("unexpected event %q", e)
-		}
-	}
-}
-
 type world struct {
 	t      *testing.T
 	api    *apifake.Client

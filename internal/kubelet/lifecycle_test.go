@@ -434,7 +434,7 @@ func TestTermination(t *testing.T) {
 		if w.exists("short") {
 			t.Error("the shorter grace was not heeded")
 		}
-		sleep(21*time.Second + begin.Add(8*time.Second).Sub(time.Now()))
+		sleep(21*time.Second + time.Until(begin.Add(8*time.Second)))
 		if !w.exists("slow") || !w.exists("slower") {
 			t.Error("gone before the grace was over")
 		}

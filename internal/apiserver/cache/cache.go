@@ -50,7 +50,6 @@ type Cache struct {
 	byValue   buckets
 	wakeLater []*Watcher
 	inBatch   bool
-	removed   bool
 
 	snapshot atomic.Pointer[Snapshot]
 

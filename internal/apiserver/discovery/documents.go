@@ -20,7 +20,7 @@ import (
 
 // documents are the answers, encoded once for each state of the catalog.
 type documents struct {
-	api, apis   document            // plain
+	apis        document            // plain
 	apiV2       document            // aggregated: the core group
 	apisV2      document            // aggregated: all others
 	groups      map[string]document // /apis/{group}

@@ -76,7 +76,7 @@ func (q *request) writeList(f form, entries []*cache.Entry, m listMeta) error {
 	var of item
 	switch {
 	case f.as == asTable:
-		return q.writeTable(f, http.StatusOK, entries, tableMeta{revision: m.revision, next: m.next, remaining: m.remaining})
+		return q.writeTable(f, http.StatusOK, entries, m)
 	case f.as != "":
 		gvk = schema.GroupVersionKind{Group: "meta.k8s.io", Version: f.version, Kind: asPartialList}
 		of = partialItem(f)

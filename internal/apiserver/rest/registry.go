@@ -186,7 +186,6 @@ var (
 	nodesGR      = schema.GroupResource{Resource: "nodes"}
 	namespacesGR = schema.GroupResource{Resource: "namespaces"}
 	eventsGVR    = schema.GroupVersionResource{Version: "v1", Resource: "events"}
-	pdbGVR       = schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}
 )
 
 // Remove stops to serve a resource and ends its watches. Its objects stay in the store.

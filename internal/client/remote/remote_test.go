@@ -83,8 +83,7 @@ func TestAViewResumesAndListsAgainOnlyWhenItMust(t *testing.T) {
 	var expired, down atomic.Bool
 	var mu sync.Mutex
 	var cuts []context.CancelFunc
-	var s *server
-	s = start(t, func(w http.ResponseWriter, r *http.Request) bool {
+	s := start(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if down.Load() {
 			w.WriteHeader(http.StatusBadGateway)
 			return true

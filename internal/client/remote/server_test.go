@@ -34,7 +34,6 @@ type server struct {
 	folder string
 	ca     *pki.Pair
 	l      net.Listener
-	stop   func()
 }
 
 type anyone struct{}

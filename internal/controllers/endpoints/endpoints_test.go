@@ -121,7 +121,7 @@ func TestOwnEndpointsAreMirrored(t *testing.T) {
 			t.Errorf("mirrored %s", got)
 		}
 		e.Subsets[0].NotReadyAddresses = []corev1.EndpointAddress{{IP: "192.0.2.2"}} //nolint:staticcheck // as above
-		if e, err = client.Endpoints.Update(t.Context(), c, e); err != nil {
+		if _, err = client.Endpoints.Update(t.Context(), c, e); err != nil {
 			t.Fatal(err)
 		}
 		if got := fmt.Sprint(addresses()); got != "[192.0.2.1true 192.0.2.2false]" {

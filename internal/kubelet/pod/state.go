@@ -30,7 +30,6 @@ type state struct {
 	sandbox    *sandbox
 	old        []*sandbox // stopped ones, to be removed with the pod
 	sandboxOp  bool
-	sandboxErr string
 	sandboxAt  time.Time // when the next attempt may be made
 	sandboxTry int
 
@@ -182,7 +181,6 @@ func (i *instance) running() bool { return i.state == runtimeapi.ContainerState_
 func (i *instance) exited() bool {
 	return i.state == runtimeapi.ContainerState_CONTAINER_EXITED || i.state == runtimeapi.ContainerState_CONTAINER_UNKNOWN
 }
-func (i *instance) runTime() time.Duration { return time.Duration(i.finished - i.started) }
 
 func (c *container) last() *instance {
 	if len(c.instances) == 0 {
