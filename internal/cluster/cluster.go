@@ -192,7 +192,10 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	var registry *rest.Registry
 	state := local.State{Registry: func() *rest.Registry { return registry }}
 	list, scheme := resources.All(), resources.Scheme()
-	chain := admission.Default(state, admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now))
+	chain := admission.New(admission.Config{Reader: state, Addresses: admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now),
+		UpdateQuota: func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error) {
+			return client.ResourceQuotas.UpdateStatus(ctx, c.local, q)
+		}})
 	registry, err = rest.New(rest.Config{Store: measured, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log})
 	if err != nil {
 		return err

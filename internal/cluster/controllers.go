@@ -16,6 +16,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
+	"github.com/proa-dev/proa/internal/controllers/resourcequota"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
 	"github.com/proa-dev/proa/internal/controllers/statefulset"
 	"github.com/proa-dev/proa/internal/controllers/ttlafterfinished"
@@ -44,6 +45,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		replicaset.NewReplicationController(manager, c.log),
 		daemonset.New(manager, c.log),
 		statefulset.New(manager, c.log),
+		resourcequota.New(manager, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

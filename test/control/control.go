@@ -33,7 +33,11 @@ func New(t testing.TB) *local.Client {
 	list := resources.All()
 	addresses := admission.NewAddresses(state, netip.MustParsePrefix("10.96.0.0/16"), 30000, 32767, time.Now)
 	st := memory.New()
-	registry, err := rest.New(rest.Config{Store: st, Resources: list, Scheme: resources.Scheme(), Admission: admission.Default(state, addresses), Logger: slog.New(slog.DiscardHandler)})
+	var c *local.Client
+	chain := admission.New(admission.Config{Reader: state, Addresses: addresses, UpdateQuota: func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error) {
+		return client.ResourceQuotas.UpdateStatus(ctx, c, q)
+	}})
+	registry, err := rest.New(rest.Config{Store: st, Resources: list, Scheme: resources.Scheme(), Admission: chain, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +46,7 @@ func New(t testing.TB) *local.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cancel(); registry.Close(); st.Close() })
-	c := local.New(registry, list, nil, &user.DefaultInfo{Name: "kubernetes-admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
+	c = local.New(registry, list, nil, &user.DefaultInfo{Name: "kubernetes-admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
 	Namespace(t, c, metav1.NamespaceDefault)
 	return c
 }

@@ -5,7 +5,9 @@ package admission
 
 import (
 	"context"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/internal/api"
@@ -16,6 +18,23 @@ import (
 type Reader interface {
 	Get(gvr schema.GroupVersionResource, namespace, name string) (api.Object, bool)
 	List(gvr schema.GroupVersionResource, namespace string) []api.Object
+}
+
+// Versioned is a Reader that tells at the cost of an atomic load whether a
+// resource has changed: version returns a value that is another one after each
+// change, and how many objects there are.
+type Versioned interface {
+	Reader
+	Version(gvr schema.GroupVersionResource) (version func() (any, int))
+}
+
+// versionOf returns the version function of a resource. For Readers that have
+// none, each call's result differs.
+func versionOf(r Reader, gvr schema.GroupVersionResource) func() (any, int) {
+	if v, ok := r.(Versioned); ok {
+		return v.Version(gvr)
+	}
+	return func() (any, int) { return new(int), len(r.List(gvr, "")) }
 }
 
 // Admitter may change the object of a write.
@@ -48,10 +67,28 @@ func NewChain(plugins ...any) *Chain {
 	return c
 }
 
-// Default returns the plugins of every proa cluster. addresses hands out cluster
-// IPs and node ports.
+// Config is what the plugins of a cluster need.
+type Config struct {
+	Reader Reader // a Versioned one makes the plugins that nobody uses cost nothing
+	// Addresses hands out cluster IPs and node ports.
+	Addresses *Addresses
+	// UpdateQuota writes the status of a ResourceQuota. Nil: quotas are not enforced.
+	UpdateQuota func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error)
+	Now         func() time.Time // nil: time.Now
+}
+
+// Default returns the plugins that need nothing but the state of the cluster.
 func Default(reader Reader, addresses *Addresses) *Chain {
-	return NewChain(
+	return New(Config{Reader: reader, Addresses: addresses})
+}
+
+// New returns the plugins of a proa cluster, in Kubernetes' order.
+func New(cfg Config) *Chain {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	reader := cfg.Reader
+	plugins := []any{
 		NamespaceLifecycle{reader},
 		LimitRanger{reader},
 		ServiceAccount{reader},
@@ -61,8 +98,12 @@ func Default(reader Reader, addresses *Addresses) *Chain {
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
-		addresses,
-	)
+		cfg.Addresses,
+	}
+	if cfg.UpdateQuota != nil { // the last: it charges what all others have admitted
+		plugins = append(plugins, NewResourceQuota(reader, cfg.Now, cfg.UpdateQuota))
+	}
+	return NewChain(plugins...)
 }
 
 func (c *Chain) Admit(ctx context.Context, a *rest.Attributes) error {

@@ -17,7 +17,7 @@ var namespacesGVR = corev1.SchemeGroupVersion.WithResource("namespaces")
 // deleted, and the deletion of the namespaces that Kubernetes itself needs.
 type NamespaceLifecycle struct{ Reader Reader }
 
-func (p NamespaceLifecycle) Validate(_ context.Context, a *rest.Attributes) error {
+func (p NamespaceLifecycle) Admit(_ context.Context, a *rest.Attributes) error {
 	if is(a, "", "namespaces", rest.Delete) {
 		switch a.Name {
 		case metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic:

@@ -69,7 +69,7 @@ func (s *storage) create(ctx context.Context, namespace string, body runtime.Obj
 	}
 }
 
-func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.CreateOptions, own owners) (*cache.Entry, error) {
+func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.CreateOptions, own owners) (e *cache.Entry, err error) {
 	res := s.res
 	dry := dryRun(opts.DryRun)
 	obj.SetUID(s.reg.cfg.NewUID())
@@ -90,7 +90,12 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 		Verb: Create, Resource: res, Namespace: obj.GetNamespace(), Name: obj.GetName(),
 		Object: obj, User: UserFrom(ctx), DryRun: dry, Options: &opts,
 	}
-	obj, err := s.admit(ctx, attrs, obj)
+	defer func() {
+		if err != nil {
+			attrs.Failed(ctx)
+		}
+	}()
+	obj, err = s.admit(ctx, attrs, obj)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +126,7 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.put(ctx, key, obj, stored, value, own, func(value []byte) (int64, error) {
+	e, err = s.put(ctx, key, obj, stored, value, own, func(value []byte) (int64, error) {
 		return s.reg.cfg.Store.Create(ctx, key, value)
 	})
 	if _, conflict := errors.AsType[*store.ConflictError](err); conflict {

@@ -127,6 +127,20 @@ type Attributes struct {
 	User        user.Info
 	DryRun      bool
 	Options     runtime.Object
+
+	onFailure []func(ctx context.Context)
+}
+
+// OnFailure has f called if the write that was admitted does not happen: a
+// plugin takes back what it recorded for it.
+func (a *Attributes) OnFailure(f func(ctx context.Context)) { a.onFailure = append(a.onFailure, f) }
+
+// Failed is called when the write did not happen.
+func (a *Attributes) Failed(ctx context.Context) {
+	for _, f := range a.onFailure {
+		f(ctx)
+	}
+	a.onFailure = nil
 }
 
 // Admission is asked before each write: Admit may change the object, Validate may only refuse.

@@ -150,7 +150,7 @@ func (s *storage) update(ctx context.Context, req *updateRequest) (entry *cache.
 }
 
 // updateOnce makes one attempt; a lost race is a *store.ConflictError.
-func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache.Entry) (*cache.Entry, error) {
+func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache.Entry) (e *cache.Entry, err error) {
 	seen, err := s.see(cur)
 	if err != nil {
 		return nil, err
@@ -169,7 +169,14 @@ func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache
 	if err := s.checkIdentity(obj, old, req); err != nil {
 		return nil, err
 	}
-	if obj, err = s.admitUpdate(ctx, req, obj, old); err != nil {
+	attrs := &Attributes{Verb: Update, Resource: s.res, Subresource: req.subresource, Namespace: req.namespace, Name: req.name,
+		Old: old, User: UserFrom(ctx), DryRun: dryRun(req.opts.DryRun), Options: req.admitOptions}
+	defer func() {
+		if err != nil {
+			attrs.Failed(ctx)
+		}
+	}()
+	if obj, err = s.admitUpdate(ctx, req, attrs, obj); err != nil {
 		return nil, err
 	}
 
@@ -196,7 +203,7 @@ func (s *storage) updateOnce(ctx context.Context, req *updateRequest, cur *cache
 	if dry {
 		return s.unwritten(obj, cur.Revision), nil
 	}
-	e, err := s.put(ctx, key, obj, stored, value, req.owners, func(value []byte) (int64, error) {
+	e, err = s.put(ctx, key, obj, stored, value, req.owners, func(value []byte) (int64, error) {
 		return s.reg.cfg.Store.Update(ctx, key, value, cur.Revision)
 	})
 	if err != nil {
@@ -262,7 +269,8 @@ func (s *storage) checkIdentity(obj, old api.Object, req *updateRequest) error {
 }
 
 // admitUpdate takes the client's object through projection, defaulting, admission and validation.
-func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, obj, old api.Object) (api.Object, error) {
+func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, attrs *Attributes, obj api.Object) (api.Object, error) {
+	old := attrs.Old
 	own := func(obj api.Object) {
 		switch req.owners {
 		case track:
@@ -275,14 +283,10 @@ func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, obj, old 
 	if err != nil {
 		return nil, err
 	}
-	options := req.admitOptions
-	if options == nil {
-		options = &req.opts.UpdateOptions
+	if attrs.Options == nil {
+		attrs.Options = &req.opts.UpdateOptions
 	}
-	attrs := &Attributes{
-		Verb: Update, Resource: s.res, Subresource: req.subresource, Namespace: req.namespace, Name: req.name,
-		Object: obj, Old: old, User: UserFrom(ctx), DryRun: dryRun(req.opts.DryRun), Options: options,
-	}
+	attrs.Object = obj
 	if obj, err = s.admit(ctx, attrs, obj); err != nil {
 		return nil, err
 	}

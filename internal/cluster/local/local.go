@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -361,6 +362,23 @@ func (r State) List(gvr schema.GroupVersionResource, namespace string) (out []ap
 		return true
 	})
 	return out
+}
+
+// Version returns what admission asks whether a built-in resource has changed.
+func (r State) Version(gvr schema.GroupVersionResource) func() (any, int) {
+	var found atomic.Pointer[cache.Cache]
+	return func() (any, int) {
+		c := found.Load()
+		if c == nil {
+			var ok bool
+			if c, _, ok = r.Registry().Cache(gvr); !ok {
+				return nil, 0
+			}
+			found.Store(c)
+		}
+		s, _ := c.Read()
+		return s, s.Len()
+	}
 }
 
 // nodeOf is the node of a pod.
