@@ -105,6 +105,7 @@ var (
 	ErrFutureRevision = errors.New("store: revision is newer than the store's")
 	ErrClosed         = errors.New("store: closed")
 	ErrNoSpace        = errors.New("store: size limit reached: delete objects or raise the limit")
+	ErrDiskFull       = errors.New("store: the disk is nearly full: free some space")
 	ErrTooLarge       = errors.New("store: value is larger than the store accepts")
 	// ErrUnknown is returned when a write was sent but its outcome is not known
 	// (a time-out): it may or may not have been applied, at most once.

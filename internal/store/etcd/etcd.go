@@ -44,6 +44,10 @@ type Options struct {
 	// QuotaBytes bounds the database (0: 2 GiB). At the bound creates and updates
 	// fail with store.ErrNoSpace until space is made; reads and deletes go on.
 	QuotaBytes int64
+	// DiskReserve is the free space on the data folder's disk below which creates and
+	// updates fail with store.ErrDiskFull (0: 128 MiB): etcd ends the process when it
+	// cannot write its log. Deletes go on down to an eighth of it.
+	DiskReserve int64
 	// KeepFor is how much history watches and paged lists can go back, at least (0:
 	// 5 minutes); half as much again is kept at most.
 	KeepFor time.Duration
@@ -91,10 +95,13 @@ type Store struct {
 var _ store.Store = (*Store)(nil)
 
 // New opens or makes the data folder, starts the server and returns when it can
-// take writes. Errors: ErrLocked.
+// take writes. Errors: ErrLocked, store.ErrDiskFull.
 func New(ctx context.Context, opts Options) (*Store, error) {
 	if opts.QuotaBytes <= 0 {
 		opts.QuotaBytes = 2 << 30
+	}
+	if opts.DiskReserve <= 0 {
+		opts.DiskReserve = 128 << 20 // two segments of etcd's log
 	}
 	if opts.KeepFor <= 0 {
 		opts.KeepFor = 5 * time.Minute
@@ -114,6 +121,14 @@ func New(ctx context.Context, opts Options) (*Store, error) {
 	}
 	s := &Store{opts: opts, log: opts.Logger, lock: lock, keeper: newKeeper()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	first := 1 // a new store takes more than one that is there
+	if _, err := os.Stat(filepath.Join(opts.Dir, "etcd")); err == nil {
+		first = 0
+	}
+	if err := s.diskRoom(first); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("start the store: %w", err)
+	}
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("start the store in %s: %w", opts.Dir, err)

@@ -20,6 +20,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/proa-dev/proa/internal/store"
 	"github.com/proa-dev/proa/internal/store/storetest"
@@ -95,6 +96,42 @@ func TestAFullStoreRecovers(t *testing.T) {
 			t.Fatalf("the store does not recover: %v", err)
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// A disk that others have filled refuses writes before etcd would fail on it, and
+// says so; reads and deletes go on.
+func TestAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := New(t.Context(), Options{Dir: dir, DiskReserve: 1 << 60}); !errors.Is(err, store.ErrDiskFull) {
+		t.Fatalf("a new store on a full disk: %v", err)
+	}
+	s := open(t, Options{Dir: dir, UnsafeNoFsync: true})
+	rev, err := s.Create(t.Context(), "/a", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	s.opts.DiskReserve = int64(fs.Bfree)*int64(fs.Bsize) + 1<<40
+	if _, err := s.Create(t.Context(), "/b", nil); !errors.Is(err, store.ErrDiskFull) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a create: %v", err)
+	}
+	if _, err := s.Update(t.Context(), "/a", nil, rev); !errors.Is(err, store.ErrDiskFull) {
+		t.Errorf("an update: %v", err)
+	}
+	if kv, _, err := s.Get(t.Context(), "/a"); err != nil || string(kv.Value) != "x" {
+		t.Errorf("read %+v, %v", kv, err)
+	}
+	s.opts.DiskReserve = int64(fs.Bfree) * int64(fs.Bsize) * 2
+	if _, err := s.Delete(t.Context(), "/a", rev); err != nil {
+		t.Errorf("a delete: %v", err)
+	}
+	s.opts.DiskReserve = 1
+	if _, err := s.Create(t.Context(), "/b", nil); err != nil {
+		t.Errorf("with room again: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sys/unix"
 
 	"github.com/proa-dev/proa/internal/store"
 )
@@ -134,6 +135,23 @@ func (s *Store) advance(older int64) (newOlder int64) {
 func (s *Store) hasHistory() bool {
 	kv := s.server.KV()
 	return kv.Rev() > max(kv.FirstRev(), 1)
+}
+
+// diskRoom returns store.ErrDiskFull when a write of that cost (0: a delete) would
+// take from the disk what etcd itself may need. Asking costs less than 1 µs.
+func (s *Store) diskRoom(cost int) error {
+	keep := s.opts.DiskReserve
+	if cost == 0 {
+		keep /= 8
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(s.opts.Dir, &fs) != nil {
+		return nil // the write itself will tell
+	}
+	if free := int64(fs.Bfree) * int64(fs.Bsize); free < keep {
+		return fmt.Errorf("%w: %d MiB are free in %s, %d are needed", store.ErrDiskFull, free>>20, s.opts.Dir, keep>>20)
+	}
+	return nil
 }
 
 // hasRoom tells whether a write may add so many bytes.

@@ -140,6 +140,9 @@ func (s *Store) write(ctx context.Context, key string, expected int64, op *pb.Re
 	if cost > maxRequest {
 		return 0, fmt.Errorf("write %s: %w", key, store.ErrTooLarge)
 	}
+	if err := s.diskRoom(cost); err != nil {
+		return 0, fmt.Errorf("write %s: %w", key, err)
+	}
 	if cost > 0 && !s.hasRoom(cost) {
 		s.keeper.makeRoom()
 		return 0, fmt.Errorf("write %s: %w", key, store.ErrNoSpace)
