@@ -192,7 +192,8 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	var registry *rest.Registry
 	state := local.State{Registry: func() *rest.Registry { return registry }}
 	list, scheme := resources.All(), resources.Scheme()
-	chain := admission.New(admission.Config{Reader: state, Addresses: admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now),
+	authorizer := rbac.New(state)
+	chain := admission.New(admission.Config{Reader: state, Authorizer: authorizer, Addresses: admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now),
 		UpdateQuota: func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error) {
 			return client.ResourceQuotas.UpdateStatus(ctx, c.local, q)
 		}})
@@ -216,7 +217,6 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	defer c.wg.Wait()
 	defer cancel()
 
-	authorizer := rbac.New(state)
 	for _, gvr := range []client.Informer{c.local.Informer(rbac.RoleBindingsGVR, client.Scope{}), c.local.Informer(rbac.ClusterRoleBindingsGVR, client.Scope{})} {
 		c.part(ctx, "rbac", func(ctx context.Context) error {
 			return gvr.Watch(ctx, func(e client.Event) {

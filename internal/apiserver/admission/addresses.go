@@ -61,7 +61,7 @@ func (p *Addresses) family() corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-func (p *Addresses) Admit(_ context.Context, a *rest.Attributes) error {
+func (p *Addresses) AdmitLast(_ context.Context, a *rest.Attributes) error {
 	if !is(a, "", "services", rest.Create, rest.Update) {
 		return nil
 	}

@@ -11,6 +11,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/internal/api"
+	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
+	"github.com/proa-dev/proa/internal/apiserver/admission/expression"
+	"github.com/proa-dev/proa/internal/apiserver/admission/request"
+	"github.com/proa-dev/proa/internal/apiserver/admission/webhook"
+	"github.com/proa-dev/proa/internal/apiserver/auth"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 )
 
@@ -47,9 +52,24 @@ type Validator interface {
 	Validate(ctx context.Context, a *rest.Attributes) error
 }
 
-// Chain asks plugins in order; a plugin is an Admitter, a Validator or both.
+// Mutator is an Admitter that others configure: whoever changes an object has
+// all plugins look at it once more, in a second round.
+type Mutator interface {
+	// Active reports whether anything is configured; it costs next to nothing.
+	Active() bool
+	Mutate(ctx context.Context, a *rest.Attributes, round *request.Round) error
+}
+
+// Late is an Admitter that comes after the Mutators, and once.
+type Late interface {
+	AdmitLast(ctx context.Context, a *rest.Attributes) error
+}
+
+// Chain asks plugins in order; a plugin is an Admitter, a Mutator, a Validator or several of them.
 type Chain struct {
 	admitters  []Admitter
+	mutators   []Mutator
+	late       []Late
 	validators []Validator
 }
 
@@ -59,6 +79,12 @@ func NewChain(plugins ...any) *Chain {
 	for _, p := range plugins {
 		if a, ok := p.(Admitter); ok {
 			c.admitters = append(c.admitters, a)
+		}
+		if m, ok := p.(Mutator); ok {
+			c.mutators = append(c.mutators, m)
+		}
+		if l, ok := p.(Late); ok {
+			c.late = append(c.late, l)
 		}
 		if v, ok := p.(Validator); ok {
 			c.validators = append(c.validators, v)
@@ -74,7 +100,24 @@ type Config struct {
 	Addresses *Addresses
 	// UpdateQuota writes the status of a ResourceQuota. Nil: quotas are not enforced.
 	UpdateQuota func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error)
-	Now         func() time.Time // nil: time.Now
+	// Authorizer answers what policies and match conditions ask of rights.
+	Authorizer auth.Authorizer
+	Now        func() time.Time // nil: time.Now
+}
+
+// Views is a Reader that knows which resources show the same objects.
+type Views interface {
+	Equivalents(gvr schema.GroupVersionResource) []*api.Resource
+}
+
+// clusterState is a Reader with what else webhooks and policies ask of it.
+type clusterState struct{ Reader }
+
+func (s clusterState) Equivalents(gvr schema.GroupVersionResource) []*api.Resource {
+	if v, ok := s.Reader.(Views); ok {
+		return v.Equivalents(gvr)
+	}
+	return nil
 }
 
 // Default returns the plugins that need nothing but the state of the cluster.
@@ -88,6 +131,10 @@ func New(cfg Config) *Chain {
 		cfg.Now = time.Now
 	}
 	reader := cfg.Reader
+	environments := &expression.Environments{}
+	authorizer := expression.Authorizer(cfg.Authorizer)
+	hooks := webhook.Config{Cluster: clusterState{reader}, Client: callout.New(callout.Services{Reader: reader}), Environments: environments, Authorizer: authorizer,
+		Version: func(gvr schema.GroupVersionResource) func() (any, int) { return versionOf(reader, gvr) }}
 	plugins := []any{
 		NamespaceLifecycle{reader},
 		LimitRanger{reader},
@@ -98,7 +145,9 @@ func New(cfg Config) *Chain {
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
+		webhook.NewMutating(hooks),
 		cfg.Addresses,
+		webhook.NewValidating(hooks),
 	}
 	if cfg.UpdateQuota != nil { // the last: it charges what all others have admitted
 		plugins = append(plugins, NewResourceQuota(reader, cfg.Now, cfg.UpdateQuota))
@@ -107,8 +156,50 @@ func New(cfg Config) *Chain {
 }
 
 func (c *Chain) Admit(ctx context.Context, a *rest.Attributes) error {
+	if err := c.admit(ctx, a); err != nil {
+		return err
+	}
+	for _, m := range c.mutators {
+		if m.Active() {
+			if err := c.mutate(ctx, a); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	for _, p := range c.late {
+		if err := p.AdmitLast(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Chain) admit(ctx context.Context, a *rest.Attributes) error {
 	for _, p := range c.admitters {
 		if err := p.Admit(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Chain) mutate(ctx context.Context, a *rest.Attributes) error {
+	round := &request.Round{}
+	for _, m := range c.mutators {
+		if err := m.Mutate(ctx, a, round); err != nil {
+			return err
+		}
+	}
+	if !round.Changed() {
+		return nil
+	}
+	if err := c.admit(ctx, a); err != nil {
+		return err
+	}
+	round.Second = true
+	for _, m := range c.mutators {
+		if err := m.Mutate(ctx, a, round); err != nil {
 			return err
 		}
 	}

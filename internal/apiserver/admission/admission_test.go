@@ -141,7 +141,7 @@ func TestAddressesAreUniqueAndComeBack(t *testing.T) {
 	a := NewAddresses(s, netip.MustParsePrefix("10.96.0.0/28"), 30000, 30003, func() time.Time { return now })
 	create := func(name string, kind corev1.ServiceType) (*corev1.Service, error) {
 		svc := service(name, kind, 80, 0)
-		return svc, a.Admit(t.Context(), write(rest.Create, servicesGVR, "Service", svc))
+		return svc, a.AdmitLast(t.Context(), write(rest.Create, servicesGVR, "Service", svc))
 	}
 	seen := map[string]bool{}
 	for i := range 14 { // /28 less network and broadcast
@@ -175,7 +175,7 @@ func TestAddressesAreUniqueAndComeBack(t *testing.T) {
 	upd := service("npa", corev1.ServiceTypeNodePort, 80, 0)
 	attrs := write(rest.Update, servicesGVR, "Service", upd)
 	attrs.Old = old
-	if err := a.Admit(t.Context(), attrs); err != nil || upd.Spec.ClusterIP != old.Spec.ClusterIP || upd.Spec.Ports[0].NodePort != old.Spec.Ports[0].NodePort {
+	if err := a.AdmitLast(t.Context(), attrs); err != nil || upd.Spec.ClusterIP != old.Spec.ClusterIP || upd.Spec.Ports[0].NodePort != old.Spec.Ports[0].NodePort {
 		t.Errorf("update: %v, %+v", err, upd.Spec)
 	}
 	// A16: a dry run takes nothing.
@@ -183,7 +183,7 @@ func TestAddressesAreUniqueAndComeBack(t *testing.T) {
 	for range 2 {
 		dry := write(rest.Create, servicesGVR, "Service", service("dry", corev1.ServiceTypeNodePort, 80, 0))
 		dry.DryRun = true
-		if err := a.Admit(t.Context(), dry); err != nil {
+		if err := a.AdmitLast(t.Context(), dry); err != nil {
 			t.Fatal(err)
 		}
 	}

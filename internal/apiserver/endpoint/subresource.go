@@ -291,7 +291,7 @@ func (q *request) connect() error {
 	if a := q.h.cfg.Admission; a != nil && q.info.Subresource != "log" {
 		attrs := &rest.Attributes{
 			Verb: rest.Connect, Resource: q.res, Subresource: q.info.Subresource,
-			Namespace: q.info.Namespace, Name: q.info.Name, User: q.user,
+			Namespace: q.info.Namespace, Name: q.info.Name, User: q.user, Object: connectOptions(&q.info, q.r.URL.Query()),
 		}
 		if err := a.Admit(q.ctx, attrs); err != nil {
 			return err

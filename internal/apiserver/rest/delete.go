@@ -22,11 +22,18 @@ func (s *storage) Delete(ctx context.Context, namespace, name string, opts metav
 	if errs := validation.ValidateDeleteOptions(&opts); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
 	}
-	return s.delete(ctx, namespace, name, opts, nil)
+	return s.delete(ctx, namespace, name, opts, deleteRequest{})
 }
 
-// delete is Delete; check, when set, is asked about each state that is about to be deleted.
-func (s *storage) delete(ctx context.Context, namespace, name string, opts metav1.DeleteOptions, check func(api.Object) error) (entry *cache.Entry, gone bool, err error) {
+// deleteRequest is how a delete differs from that of a client.
+type deleteRequest struct {
+	// check, when set, is asked about each state that is about to be deleted.
+	check func(api.Object) error
+	// unadmitted says that the delete is part of a write that admission has seen.
+	unadmitted bool
+}
+
+func (s *storage) delete(ctx context.Context, namespace, name string, opts metav1.DeleteOptions, req deleteRequest) (entry *cache.Entry, gone bool, err error) {
 	if !s.res.Namespaced {
 		namespace = ""
 	}
@@ -40,8 +47,8 @@ func (s *storage) delete(ctx context.Context, namespace, name string, opts metav
 			return err
 		}
 		old := seen.Object()
-		if check != nil {
-			if err := check(old); err != nil {
+		if req.check != nil {
+			if err := req.check(old); err != nil {
 				return err
 			}
 		}
@@ -50,11 +57,13 @@ func (s *storage) delete(ctx context.Context, namespace, name string, opts metav
 		}
 		o := opts.DeepCopy()
 		attrs := &Attributes{Verb: Delete, Resource: s.res, Namespace: namespace, Name: name, Old: old, User: UserFrom(ctx), DryRun: dry, Options: o}
-		if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
-			return err
-		}
-		if err := s.reg.cfg.Admission.Validate(ctx, attrs); err != nil {
-			return err
+		if !req.unadmitted {
+			if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
+				return err
+			}
+			if err := s.reg.cfg.Admission.Validate(ctx, attrs); err != nil {
+				return err
+			}
 		}
 		marked, now := s.markDeleted(old, o)
 		switch {
@@ -266,6 +275,11 @@ func (s *storage) DeleteCollection(ctx context.Context, namespace string, opts m
 	if p := opts.Preconditions; p != nil && (p.UID != nil || p.ResourceVersion != nil) {
 		return nil, apierrors.NewBadRequest("preconditions cannot be set for a delete of a collection")
 	}
+	// Admission sees the collection as a delete without a name, then each object.
+	if err := s.reg.cfg.Admission.Admit(ctx, &Attributes{Verb: Delete, Resource: s.res, Namespace: namespace, User: UserFrom(ctx),
+		DryRun: dryRun(opts.DryRun), Options: opts.DeepCopy()}); err != nil {
+		return nil, err
+	}
 	found, err := s.List(ctx, namespace, list)
 	if err != nil {
 		return nil, err
@@ -281,12 +295,12 @@ func (s *storage) DeleteCollection(ctx context.Context, namespace string, opts m
 		wg.Go(func() {
 			for i := range next {
 				obj := found.Entries[i].Object()
-				e, _, err := s.delete(ctx, obj.GetNamespace(), obj.GetName(), opts, func(now api.Object) error {
+				e, _, err := s.delete(ctx, obj.GetNamespace(), obj.GetName(), opts, deleteRequest{check: func(now api.Object) error {
 					if now.GetUID() != obj.GetUID() {
 						return apierrors.NewNotFound(s.gr, obj.GetName()) // another one since the list
 					}
 					return nil
-				})
+				}})
 				if err != nil && !apierrors.IsNotFound(err) {
 					mu.Lock()
 					if first == nil {

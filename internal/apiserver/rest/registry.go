@@ -265,6 +265,24 @@ func (r *Registry) Cache(gvr schema.GroupVersionResource) (*cache.Cache, *cache.
 	return s.cache, s.view, true
 }
 
+// Equivalents returns the other resources that show the same stored objects:
+// other versions, and other groups' names of them.
+func (r *Registry) Equivalents(gvr schema.GroupVersionResource) (out []*api.Resource) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	s, ok := r.storages[gvr]
+	if !ok {
+		return nil
+	}
+	for other, x := range r.storages {
+		if other != gvr && x.cache == s.cache {
+			out = append(out, x.res)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].GVR.String() < out[j].GVR.String() })
+	return out
+}
+
 // Revision is the store revision that reads have reached.
 func (r *Registry) Revision() int64 { return r.set.Revision() }
 

@@ -155,6 +155,7 @@ const (
 	userKey contextKey = iota
 	warningsKey
 	fieldManagerKey
+	annotationsKey
 )
 
 // WithUser returns a context that carries who makes the request.
@@ -177,6 +178,21 @@ func WithWarnings(ctx context.Context, add func(text string)) context.Context {
 func Warn(ctx context.Context, text string) {
 	if add, ok := ctx.Value(warningsKey).(func(string)); ok {
 		add(text)
+	}
+}
+
+// WithAnnotations returns a context whose audit annotations go to add.
+func WithAnnotations(ctx context.Context, add func(key, value string)) context.Context {
+	return context.WithValue(ctx, annotationsKey, add)
+}
+
+// Annotates reports whether audit annotations of a context go anywhere.
+func Annotates(ctx context.Context) bool { return ctx.Value(annotationsKey) != nil }
+
+// Annotate adds an audit annotation to the request, if it is audited.
+func Annotate(ctx context.Context, key, value string) {
+	if add, ok := ctx.Value(annotationsKey).(func(key, value string)); ok {
+		add(key, value)
 	}
 }
 

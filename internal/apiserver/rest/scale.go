@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"fmt"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -99,6 +100,22 @@ func (s *storage) writeScale(ctx context.Context, namespace, name string, opts U
 		return nil, apierrors.NewInternalError(err)
 	}
 	e, _, err := s.update(ctx, &updateRequest{namespace: namespace, name: name, subresource: "scale", owners: merged, opts: opts,
+		show: func(obj api.Object) api.Object {
+			scale := s.scaleOf(obj)
+			scale.TypeMeta = metav1.TypeMeta{}
+			return scale
+		},
+		take: func(obj, shown api.Object) (api.Object, error) {
+			scale, ok := shown.(*autoscalingv1.Scale)
+			if !ok {
+				return nil, apierrors.NewInternalError(fmt.Errorf("admission made %T of a scale", shown))
+			}
+			if scale.Spec.Replicas < 0 {
+				return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), name, negative(scale.Spec.Replicas))
+			}
+			s.res.Scale.Set(obj, scale.Spec.Replicas)
+			return obj, nil
+		},
 		change: func(ctx context.Context, old api.Object) (api.Object, error) {
 			return s.scale(ctx, fields, name, old, change)
 		}})

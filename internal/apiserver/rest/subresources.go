@@ -9,11 +9,13 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/proa-dev/proa/internal/api"
+	"github.com/proa-dev/proa/internal/apiserver/cache"
 )
 
 func negative(n int32) field.ErrorList {
@@ -54,7 +56,12 @@ func (s *storage) bind(ctx context.Context, namespace, name string, b *corev1.Bi
 	if len(errs) > 0 {
 		return nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), b.Name, errs)
 	}
-	req := &updateRequest{namespace: namespace, name: name, subresource: "binding", owners: keep,
+	admitted, err := s.admitSubresource(ctx, namespace, name, "binding", b, &opts)
+	if err != nil {
+		return nil, err
+	}
+	b = admitted.(*corev1.Binding)
+	req := &updateRequest{namespace: namespace, name: name, subresource: "binding", owners: keep, unadmitted: true,
 		opts:     UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager}},
 		project:  func(obj, _ api.Object) (api.Object, error) { return obj, nil },
 		validate: func(api.Object, api.Object) field.ErrorList { return nil },
@@ -104,6 +111,11 @@ func (s *storage) evict(ctx context.Context, namespace, name string, e *policyv1
 	if e.Name != "" && e.Name != name {
 		return nil, nameMismatch(e.Name, name)
 	}
+	admitted, err := s.admitSubresource(ctx, namespace, name, "eviction", e, &opts)
+	if err != nil {
+		return nil, err
+	}
+	e = admitted.(*policyv1.Eviction)
 	del := metav1.DeleteOptions{}
 	if e.DeleteOptions != nil {
 		del = *e.DeleteOptions.DeepCopy()
@@ -132,15 +144,36 @@ func (s *storage) evict(ctx context.Context, namespace, name string, e *policyv1
 			return nil, err
 		}
 	}
-	if _, _, err := s.Delete(ctx, namespace, name, del); err != nil {
+	if errs := validation.ValidateDeleteOptions(&del); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(metav1.SchemeGroupVersion.WithKind("DeleteOptions").GroupKind(), "", errs)
+	}
+	if _, _, err := s.delete(ctx, namespace, name, del, deleteRequest{unadmitted: true}); err != nil {
 		return nil, err
 	}
 	return success(), nil
 }
 
+// admitSubresource asks admission about what is posted to a subresource. The
+// writes that it leads to are part of that.
+func (s *storage) admitSubresource(ctx context.Context, namespace, name, subresource string, obj api.Object, opts *metav1.CreateOptions) (runtime.Object, error) {
+	attrs := &Attributes{Verb: Create, Resource: s.res, Subresource: subresource, Namespace: namespace, Name: name,
+		Object: obj, User: UserFrom(ctx), DryRun: dryRun(opts.DryRun), Options: opts}
+	cache.ClearKind(obj)
+	if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
+		return nil, err
+	}
+	if fmt.Sprintf("%T", attrs.Object) != fmt.Sprintf("%T", obj) {
+		return nil, apierrors.NewInternalError(fmt.Errorf("admission made %T of %T", attrs.Object, obj))
+	}
+	if err := s.reg.cfg.Admission.Validate(ctx, attrs); err != nil {
+		return nil, err
+	}
+	return attrs.Object, nil
+}
+
 // targeted writes into a pod's status why it is about to be deleted (KEP-3329).
 func (s *storage) targeted(ctx context.Context, pod *corev1.Pod, del metav1.DeleteOptions) error {
-	_, _, err := s.update(ctx, &updateRequest{namespace: pod.Namespace, name: pod.Name, subresource: "status", owners: keep,
+	_, _, err := s.update(ctx, &updateRequest{namespace: pod.Namespace, name: pod.Name, subresource: "status", owners: keep, unadmitted: true,
 		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: del.DryRun}},
 		change: func(_ context.Context, old api.Object) (api.Object, error) {
 			p := old.(*corev1.Pod)
@@ -195,7 +228,7 @@ func (s *storage) spend(ctx context.Context, pod *corev1.Pod, dry bool) error {
 	if !podReady(pod) && freeWhenUnhealthy(covers[0]) {
 		return nil
 	}
-	_, _, err = budgets.update(ctx, &updateRequest{namespace: pod.Namespace, name: name, subresource: "status", owners: keep,
+	_, _, err = budgets.update(ctx, &updateRequest{namespace: pod.Namespace, name: name, subresource: "status", owners: keep, unadmitted: true,
 		opts: UpdateOptions{UpdateOptions: metav1.UpdateOptions{DryRun: dryOption(dry)}},
 		change: func(_ context.Context, old api.Object) (api.Object, error) {
 			b := old.(*policyv1.PodDisruptionBudget)

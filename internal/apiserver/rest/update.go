@@ -30,6 +30,12 @@ type updateRequest struct {
 	opts                         UpdateOptions
 	admitOptions                 runtime.Object // what admission is shown; nil: opts
 	owners                       owners
+	// unadmitted says that this is part of a write that admission has seen.
+	unadmitted bool
+	// show returns an object as admission is shown it, and take puts what admission
+	// made of that back; nil: the object itself.
+	show func(obj api.Object) api.Object
+	take func(obj, shown api.Object) (api.Object, error)
 	// create creates an object that does not exist; nil: NotFound.
 	create func() (*cache.Entry, error)
 	// project makes of what change returned the object to write; nil: by subresource.
@@ -286,8 +292,7 @@ func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, attrs *At
 	if attrs.Options == nil {
 		attrs.Options = &req.opts.UpdateOptions
 	}
-	attrs.Object = obj
-	if obj, err = s.admit(ctx, attrs, obj); err != nil {
+	if obj, err = s.admitShown(ctx, req, attrs, obj); err != nil {
 		return nil, err
 	}
 	if obj, err = s.prepareUpdate(req, obj, old, nil); err != nil { // admission may not do more than a client
@@ -297,11 +302,37 @@ func (s *storage) admitUpdate(ctx context.Context, req *updateRequest, attrs *At
 		return nil, err
 	}
 	s.warn(ctx, obj)
+	if req.unadmitted {
+		return obj, nil
+	}
 	attrs.Object = obj
+	if req.show != nil {
+		attrs.Object = req.show(obj)
+	}
 	if err := s.reg.cfg.Admission.Validate(ctx, attrs); err != nil {
 		return nil, err
 	}
 	return obj, nil
+}
+
+// admitShown asks admission, which may change obj, in the form that it is shown.
+func (s *storage) admitShown(ctx context.Context, req *updateRequest, attrs *Attributes, obj api.Object) (api.Object, error) {
+	if req.unadmitted {
+		return obj, nil
+	}
+	if req.show == nil {
+		attrs.Object = obj
+		return s.admit(ctx, attrs, obj)
+	}
+	attrs.Object, attrs.Old = req.show(obj), req.show(attrs.Old)
+	if err := s.reg.cfg.Admission.Admit(ctx, attrs); err != nil {
+		return nil, err
+	}
+	shown, ok := attrs.Object.(api.Object)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("admission made %T of a %s", attrs.Object, req.subresource))
+	}
+	return req.take(obj, shown)
 }
 
 // prepareUpdate returns obj with everything from old that this update may not

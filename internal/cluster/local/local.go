@@ -381,6 +381,11 @@ func (r State) Version(gvr schema.GroupVersionResource) func() (any, int) {
 	}
 }
 
+// Equivalents returns the other resources that show the same stored objects.
+func (r State) Equivalents(gvr schema.GroupVersionResource) []*api.Resource {
+	return r.Registry().Equivalents(gvr)
+}
+
 // nodeOf is the node of a pod.
 func nodeOf(obj client.Object) string {
 	if pod, ok := obj.(*corev1.Pod); ok {
