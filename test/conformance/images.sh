@@ -90,7 +90,7 @@ if missing agnhost; then
 	program agnhost $kubernetes/test/images/agnhost
 	(cd hostsdns && program hostsdns .)
 	base "$root"
-	unpack "$root" bash curl bind9-dnsutils bind9-host netcat-openbsd iproute2 iperf socat
+	unpack "$root" libc-bin bash curl bind9-dnsutils bind9-host netcat-openbsd iproute2 iperf socat
 	for a in nslookup; do [ ! -e "$root/usr/bin/$a" ] || rm -f "$root/bin/$a"; done
 	ln -sf nc.openbsd "$root/bin/nc"; rm -f "$root/bin/ip"
 	[ ! -e "$root/sbin/ip" ] || ln -sf /sbin/ip "$root/bin/ip"
