@@ -9,7 +9,7 @@
 set -euo pipefail
 out=$(realpath -m "$1") pack=$(realpath "$2")
 cd "$(dirname "$0")"
-export CGO_ENABLED=0 GOFLAGS="-trimpath -mod=mod"
+export CGO_ENABLED=0 GOFLAGS=-trimpath
 kubernetes=k8s.io/kubernetes
 src=$(go list -m -f '{{.Dir}}' $kubernetes)
 e2e=registry.k8s.io/e2e-test-images

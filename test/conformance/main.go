@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ type runner struct {
 	nodes             int
 	timeout           time.Duration
 	keep, serial      bool
+	pending           bool
 }
 
 func main() {
@@ -45,6 +47,7 @@ func run() error {
 	flag.StringVar(&r.skip, "skip", "", "regular expression: which not")
 	flag.IntVar(&r.nodes, "procs", 3, "specs that run at the same time; those marked Serial run alone")
 	flag.BoolVar(&r.serial, "serial", true, "run the specs marked Serial too")
+	flag.BoolVar(&r.pending, "pending", false, "run only what has not passed yet, in place of -focus")
 	flag.DurationVar(&r.timeout, "timeout", 2*time.Hour, "bound of the run")
 	flag.BoolVar(&r.keep, "keep", false, "keep the cluster's data for a look at it")
 	page := flag.String("page", "", "file to write the summary of all results to")
@@ -187,6 +190,19 @@ func (r *runner) suite(ctx context.Context) error {
 	}
 	args := []string{"run", "--label-filter=" + labels, fmt.Sprintf("--procs=%d", r.nodes), "--timeout=" + r.timeout.String(), "--no-color",
 		"--json-report=report.json", "--output-dir=" + r.cache, "--keep-separate-reports=false"}
+	if r.pending {
+		all, err := r.results()
+		if err != nil {
+			return err
+		}
+		var names []string
+		for name, res := range all {
+			if res.State != "passed" {
+				names = append(names, regexp.QuoteMeta(name))
+			}
+		}
+		r.focus = strings.Join(names, "|")
+	}
 	if r.focus != "" {
 		args = append(args, "--focus="+r.focus)
 	}
