@@ -135,7 +135,9 @@ func TestWhoIsAsked(t *testing.T) {
 			w.Rules[0].Operations = []admissionregistrationv1.OperationType{"*"}
 		}, 1},
 		{"any resource, not its subresources", func(w *admissionregistrationv1.ValidatingWebhook) { w.Rules[0].Resources = []string{"*"} }, 1},
-		{"subresources only", func(w *admissionregistrationv1.ValidatingWebhook) { w.Rules[0].Resources = []string{"configmaps/status"} }, 0},
+		{"subresources only", func(w *admissionregistrationv1.ValidatingWebhook) {
+			w.Rules[0].Resources = []string{"configmaps/status"}
+		}, 0},
 		{"cluster scope", func(w *admissionregistrationv1.ValidatingWebhook) {
 			w.Rules[0].Scope = ptr.To(admissionregistrationv1.ClusterScope)
 		}, 0},

@@ -9,10 +9,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
 	"github.com/proa-dev/proa/internal/apiserver/admission/expression"
+	"github.com/proa-dev/proa/internal/apiserver/admission/policy"
 	"github.com/proa-dev/proa/internal/apiserver/admission/request"
 	"github.com/proa-dev/proa/internal/apiserver/admission/webhook"
 	"github.com/proa-dev/proa/internal/apiserver/auth"
@@ -105,17 +107,35 @@ type Config struct {
 	Now        func() time.Time // nil: time.Now
 }
 
-// Views is a Reader that knows which resources show the same objects.
-type Views interface {
+// Served is a Reader that knows which resources are served.
+type Served interface {
+	// Equivalents returns the other resources that show the same stored objects.
 	Equivalents(gvr schema.GroupVersionResource) []*api.Resource
+	OfKind(gvk schema.GroupVersionKind) (*api.Resource, bool)
+	// Types returns how objects of a resource are merged; nil: it is not served.
+	Types(gvr schema.GroupVersionResource) managedfields.TypeConverter
 }
 
 // clusterState is a Reader with what else webhooks and policies ask of it.
 type clusterState struct{ Reader }
 
 func (s clusterState) Equivalents(gvr schema.GroupVersionResource) []*api.Resource {
-	if v, ok := s.Reader.(Views); ok {
+	if v, ok := s.Reader.(Served); ok {
 		return v.Equivalents(gvr)
+	}
+	return nil
+}
+
+func (s clusterState) OfKind(gvk schema.GroupVersionKind) (*api.Resource, bool) {
+	if v, ok := s.Reader.(Served); ok {
+		return v.OfKind(gvk)
+	}
+	return nil, false
+}
+
+func (s clusterState) Types(gvr schema.GroupVersionResource) managedfields.TypeConverter {
+	if v, ok := s.Reader.(Served); ok {
+		return v.Types(gvr)
 	}
 	return nil
 }
@@ -133,8 +153,9 @@ func New(cfg Config) *Chain {
 	reader := cfg.Reader
 	environments := &expression.Environments{}
 	authorizer := expression.Authorizer(cfg.Authorizer)
-	hooks := webhook.Config{Cluster: clusterState{reader}, Client: callout.New(callout.Services{Reader: reader}), Environments: environments, Authorizer: authorizer,
-		Version: func(gvr schema.GroupVersionResource) func() (any, int) { return versionOf(reader, gvr) }}
+	version := func(gvr schema.GroupVersionResource) func() (any, int) { return versionOf(reader, gvr) }
+	hooks := webhook.Config{Cluster: clusterState{reader}, Client: callout.New(callout.Services{Reader: reader}), Environments: environments, Authorizer: authorizer, Version: version}
+	policies := policy.Config{Cluster: clusterState{reader}, Environments: environments, Authorizer: authorizer, Version: version}
 	plugins := []any{
 		NamespaceLifecycle{reader},
 		LimitRanger{reader},
@@ -145,8 +166,10 @@ func New(cfg Config) *Chain {
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
+		policy.NewMutating(policies),
 		webhook.NewMutating(hooks),
 		cfg.Addresses,
+		policy.NewValidating(policies),
 		webhook.NewValidating(hooks),
 	}
 	if cfg.UpdateQuota != nil { // the last: it charges what all others have admitted

@@ -283,6 +283,27 @@ func (r *Registry) Equivalents(gvr schema.GroupVersionResource) (out []*api.Reso
 	return out
 }
 
+// OfKind returns the resource of a kind.
+func (r *Registry) OfKind(gvk schema.GroupVersionKind) (*api.Resource, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, s := range r.storages {
+		if s.res.GVK == gvk {
+			return s.res, true
+		}
+	}
+	return nil, false
+}
+
+// TypeConverter returns how objects of a resource are merged; nil: it is not served.
+func (r *Registry) TypeConverter(gvr schema.GroupVersionResource) managedfields.TypeConverter {
+	s, ok := r.storage(gvr)
+	if !ok {
+		return nil
+	}
+	return s.types()
+}
+
 // Revision is the store revision that reads have reached.
 func (r *Registry) Revision() int64 { return r.set.Revision() }
 

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/authentication/user"
 
 	"github.com/proa-dev/proa/internal/api"
@@ -340,11 +341,16 @@ func (i *informer) follow(ctx context.Context, w *cache.Watcher, known map[strin
 type State struct{ Registry func() *rest.Registry }
 
 func (r State) Get(gvr schema.GroupVersionResource, namespace, name string) (api.Object, bool) {
-	c, _, ok := r.Registry().Cache(gvr)
+	c, view, ok := r.Registry().Cache(gvr)
 	if !ok {
 		return nil, false
 	}
 	e, ok := c.Get(c.Key(namespace, name))
+	if ok && view != nil {
+		var err error
+		e, err = e.As(view)
+		ok = err == nil
+	}
 	if !ok {
 		return nil, false
 	}
@@ -352,12 +358,19 @@ func (r State) Get(gvr schema.GroupVersionResource, namespace, name string) (api
 }
 
 func (r State) List(gvr schema.GroupVersionResource, namespace string) (out []api.Object) {
-	c, _, ok := r.Registry().Cache(gvr)
+	c, view, ok := r.Registry().Cache(gvr)
 	if !ok {
 		return nil
 	}
 	snapshot, _ := c.Read()
 	snapshot.Scan(cache.Scope{Namespace: namespace}, "", func(e *cache.Entry) bool {
+		if view != nil {
+			seen, err := e.As(view)
+			if err != nil {
+				return true
+			}
+			e = seen
+		}
 		out = append(out, e.Object())
 		return true
 	})
@@ -384,6 +397,16 @@ func (r State) Version(gvr schema.GroupVersionResource) func() (any, int) {
 // Equivalents returns the other resources that show the same stored objects.
 func (r State) Equivalents(gvr schema.GroupVersionResource) []*api.Resource {
 	return r.Registry().Equivalents(gvr)
+}
+
+// OfKind returns the resource of a kind.
+func (r State) OfKind(gvk schema.GroupVersionKind) (*api.Resource, bool) {
+	return r.Registry().OfKind(gvk)
+}
+
+// Types returns how objects of a resource are merged; nil: it is not served.
+func (r State) Types(gvr schema.GroupVersionResource) managedfields.TypeConverter {
+	return r.Registry().TypeConverter(gvr)
 }
 
 // nodeOf is the node of a pod.

@@ -25,6 +25,7 @@ type Rule struct {
 // Criteria are the conditions under which a webhook or policy concerns a write.
 type Criteria struct {
 	Rules, Exclude    []Rule
+	Any               bool // whatever the rules
 	Equivalent        bool
 	Namespace, Object labels.Selector
 }
@@ -69,9 +70,11 @@ func (r *Request) Match(c *Criteria) (*Target, error) {
 	if t := r.find(c.Exclude, c.Equivalent); t != nil {
 		return nil, nil
 	}
-	t := r.find(c.Rules, c.Equivalent)
-	if t == nil {
-		return nil, nil
+	t := &Target{Resource: r.Resource.GVR, Kind: r.kind}
+	if !c.Any {
+		if t = r.find(c.Rules, c.Equivalent); t == nil {
+			return nil, nil
+		}
 	}
 	return t, nsErr
 }
