@@ -14,9 +14,9 @@ import (
 	"github.com/proa-dev/proa/internal/runtime/images"
 )
 
-func imageCommand(data *string) *cobra.Command {
+func imageCommand(data, registries *string) *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "Manage the images on this machine"}
-	open := func() (*images.Store, error) { return cluster.Images(*data, slog.Default()) }
+	open := func() (*images.Store, error) { return cluster.Images(*data, *registries, slog.Default()) }
 	cmd.AddCommand(importCommand(open), pullCommand(open),
 		&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the images", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -90,7 +90,8 @@ func pullCommand(open func() (*images.Store, error)) *cobra.Command {
 	var stdin bool
 	cmd := &cobra.Command{Use: "pull NAME...", Short: "Pull images from registries", Args: cobra.MinimumNArgs(1),
 		Long: "Pull images from registries, with the logins of docker's config.json ($DOCKER_CONFIG or ~/.docker) unless --user is given.\n" +
-			"Registries are spoken to over HTTPS, those on a loopback address over plain HTTP too.",
+			"Registries are spoken to over HTTPS, those on a loopback address over plain HTTP too. Their mirrors and\n" +
+			"certificates are those of --registries.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var given images.Auth
 			if login != "" {

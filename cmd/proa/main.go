@@ -43,7 +43,8 @@ func command() *cobra.Command {
 	root := &cobra.Command{Use: "proa", Short: "Kubernetes in one program", SilenceUsage: true, SilenceErrors: true,
 		TraverseChildren: true} // --data-dir before kubectl is proa's, what comes after is kubectl's
 	data := root.PersistentFlags().String("data-dir", defaultData, "folder that holds everything proa keeps")
-	root.AddCommand(upCommand(data), downCommand(data), resetCommand(data), statusCommand(data), imageCommand(data), kubectlCommand(data), versionCommand())
+	registries := root.PersistentFlags().String("registries", "/etc/proa/certs.d", "folder of REGISTRY/hosts.toml files: mirrors and certificates of registries, as containerd reads them")
+	root.AddCommand(upCommand(data, registries), downCommand(data), resetCommand(data), statusCommand(data), imageCommand(data, registries), runtimeCommand(data, registries), kubectlCommand(data), versionCommand())
 	return root
 }
 

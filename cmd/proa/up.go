@@ -16,7 +16,7 @@ import (
 	"github.com/proa-dev/proa/internal/cluster/kubeconfig"
 )
 
-func upCommand(data *string) *cobra.Command {
+func upCommand(data, registries *string) *cobra.Command {
 	var cfg cluster.Config
 	var level, file string
 	var detach, noFile bool
@@ -39,7 +39,7 @@ func upCommand(data *string) *cobra.Command {
 		if cfg.DataDir, err = filepath.Abs(*data); err != nil {
 			return err
 		}
-		cfg.Version, cfg.Owner = version, kubeconfig.Invoker()
+		cfg.Version, cfg.Registries, cfg.Owner = version, *registries, kubeconfig.Invoker()
 		if cfg.Kubeconfig = file; file == "" && !noFile {
 			cfg.Kubeconfig = kubeconfig.Path(os.Getenv("KUBECONFIG"), cfg.Owner)
 		}

@@ -48,8 +48,10 @@ type Config struct {
 	Listen   string // of the API server, host:port
 	NodeName string // "": the host's name
 	NodeIP   string // "": that of the default route, or the first one
-	Version  string
-	Logger   *slog.Logger
+	// Registries is the folder of the registries' hosts.toml files: mirrors, certificates.
+	Registries string
+	Version    string
+	Logger     *slog.Logger
 	// Kubeconfig is the user's file that the cluster is written into, beside its own
 	// one in the data folder; "": none. Owner is whose file it is.
 	Kubeconfig string
@@ -93,8 +95,13 @@ func Kubeconfig(data string) string { return filepath.Join(data, "admin.kubeconf
 func Socket(data string) string { return filepath.Join(data, "cri.sock") }
 
 // Images opens the image store of a data folder, also while a cluster runs on it.
-func Images(data string, log *slog.Logger) (*images.Store, error) {
-	return images.Open(imageDir(data), log)
+// registries is the folder of the registries' hosts.toml files.
+func Images(data, registries string, log *slog.Logger) (*images.Store, error) {
+	store, err := images.Open(imageDir(data), log)
+	if err == nil {
+		store.Registries = registries
+	}
+	return store, err
 }
 
 // Run runs a cluster of one node until ctx ends; ready is called when the node is

@@ -35,16 +35,11 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	if err := net.RouteServices(serviceRange); err != nil {
 		return nil, nil, err
 	}
-	imageStore, err := Images(c.DataDir, c.log)
+	rt, err := newRuntime(c.DataDir, c.Registries, c.Version, net, c.log)
 	if err != nil {
 		return nil, nil, err
 	}
-	rt, err := runtime.New(runtime.Config{State: runtimeDir(c.DataDir), Root: filepath.Join(runtimeDir(c.DataDir), "root"), Images: imageStore,
-		Network: podNetwork{net}, Version: c.Version, Logger: c.log})
-	if err != nil {
-		return nil, nil, err
-	}
-	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir)) })
+	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir), nil) })
 	names, err := dns.New(dns.Config{Client: c.local.As("system:serviceaccount:kube-system:coredns"), Domain: clusterDomain, Listen: netip.AddrPortFrom(gateway(), dnsPort),
 		Sockets: podnet.Early(), Ranges: []netip.Prefix{podRange, serviceRange}, Logger: c.log})
 	if err != nil {

@@ -129,7 +129,7 @@ func (n *node) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	socket := filepath.Join(n.dir, "cri.sock")
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx, socket) }()
+	go func() { served <- s.Serve(ctx, socket, nil) }()
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(16<<20)))
 	if err != nil {
 		n.t.Fatal(err)

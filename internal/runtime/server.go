@@ -120,8 +120,9 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Serve answers the CRI on a unix socket until ctx ends.
-func (s *Server) Serve(ctx context.Context, socket string) error {
+// Serve answers the CRI on a unix socket until ctx ends. ready (nil: nobody) is called
+// when the socket is there.
+func (s *Server) Serve(ctx context.Context, socket string, ready func()) error {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
 		return fmt.Errorf("make the CRI socket's folder: %w", err)
 	}
@@ -141,6 +142,9 @@ func (s *Server) Serve(ctx context.Context, socket string) error {
 	runtimeapi.RegisterImageServiceServer(server, s)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
+	if ready != nil {
+		ready()
+	}
 	if err := server.Serve(l); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve the CRI: %w", err)
 	}

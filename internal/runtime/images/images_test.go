@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -279,6 +280,58 @@ func TestPull(t *testing.T) {
 	cancel()
 	if _, err := open(t).Pull(ctx, host+"/team/app:1", Auth{}, nil); err == nil {
 		t.Error("a cancelled pull succeeded")
+	}
+}
+
+// A mirror is asked first, without the registry's credentials; what it has not comes
+// from the next.
+func TestPullFromAMirror(t *testing.T) {
+	var asked []string
+	content := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && r.URL.Query().Get("ns") != "" {
+			asked = append(asked, r.URL.Query().Get("ns"))
+			if r.Header.Get("Authorization") != "" {
+				t.Error("credentials were shown to a mirror")
+			}
+		}
+		content.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	ref, err := name.ParseReference(host + "/team/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := image(t, []file{{name: "hello", body: "mirrored"}})
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	empty := httptest.NewServer(http.NotFoundHandler())
+	defer empty.Close()
+	s := open(t)
+	s.Registries = t.TempDir()
+	dir := filepath.Join(s.Registries, "r.example")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf("server = %q\n[host.%q]\n[host.%q]\n", empty.URL, empty.URL, server.URL)
+	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Pull(t.Context(), "r.example/team/app:1", Auth{Username: "me", Password: "secret"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := img.Digest()
+	if want := "[r.example/team/app:1] [r.example/team/app@" + digest.String() + "]"; fmt.Sprint(got.RepoTags, got.RepoDigests) != want {
+		t.Errorf("stored as %v %v, want %s", got.RepoTags, got.RepoDigests, want)
+	}
+	if len(asked) == 0 || asked[0] != "r.example" {
+		t.Errorf("the mirror was asked for %v", asked)
+	}
+	if _, err := s.Pull(t.Context(), "r.example/team/none:1", Auth{}, nil); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "mirror "+host) {
+		t.Errorf("an image that no place has: %v", err)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/proa-dev/proa/internal/runtime/images/registries"
 )
 
 // Auth is what a registry is shown; the zero value is anonymous.
@@ -33,19 +35,78 @@ func (a Auth) authenticator() authn.Authenticator {
 // ErrUnauthorized says that the registry refused the credentials, or wants some.
 var ErrUnauthorized = errors.New("unauthorized")
 
-// Pull fetches an image for this machine's platform. Registries are spoken to by
-// HTTPS, those on a loopback address by plain HTTP too. client may be nil.
+// Pull fetches an image for this machine's platform: from the mirrors that
+// Store.Registries names for its registry, else from the registry itself. Registries
+// are spoken to by HTTPS, those on a loopback address by plain HTTP too. client may
+// be nil; it replaces what Registries says of connections.
 func (s *Store) Pull(ctx context.Context, ref string, auth Auth, client http.RoundTripper) (Image, error) {
 	r, err := name.ParseReference(ref, name.WeakValidation)
 	if err != nil {
 		return Image{}, fmt.Errorf("image name %q: %w", ref, err)
 	}
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(auth.authenticator()), remote.WithUserAgent("proa"),
-		remote.WithPlatform(v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH})}
 	if client != nil {
-		opts = append(opts, remote.WithTransport(client))
+		return s.pullFrom(ctx, r, r, auth, client)
 	}
-	desc, err := remote.Get(r, opts...)
+	registry := r.Context().RegistryStr()
+	if registry == name.DefaultRegistry {
+		registry = "docker.io"
+	}
+	places, err := registries.Of(s.Registries, registry)
+	if err != nil {
+		return Image{}, fmt.Errorf("pull %s: %w", display(r), err)
+	}
+	var failed []error
+	for _, e := range places {
+		at := place{e}
+		from, shown := r, auth
+		if at.Mirror {
+			shown = Auth{}
+		}
+		if at.Insecure || at.Host != r.Context().RegistryStr() {
+			if from, err = at.reference(r); err != nil {
+				return Image{}, fmt.Errorf("pull %s from %s: %w", display(r), at.Host, err)
+			}
+		}
+		img, err := s.pullFrom(ctx, r, from, shown, at)
+		at.Transport.CloseIdleConnections()
+		if err == nil || ctx.Err() != nil {
+			return img, err
+		}
+		if at.Mirror {
+			err = fmt.Errorf("mirror %s: %w", at.Host, err)
+		}
+		failed = append(failed, err)
+	}
+	if len(failed) == 1 {
+		return Image{}, failed[0]
+	}
+	return Image{}, errors.Join(failed...)
+}
+
+// place is an endpoint as a transport.
+type place struct{ registries.Endpoint }
+
+// reference is r at this place.
+func (p place) reference(r name.Reference) (name.Reference, error) {
+	var opts []name.Option
+	if p.Insecure {
+		opts = append(opts, name.Insecure)
+	}
+	reg, err := name.NewRegistry(p.Host, opts...)
+	if err != nil {
+		return nil, err
+	}
+	repo := reg.Repo(r.Context().RepositoryStr())
+	if d, ok := r.(name.Digest); ok {
+		return repo.Digest(d.DigestStr()), nil
+	}
+	return repo.Tag(r.Identifier()), nil
+}
+
+// pullFrom fetches from, and stores it as r.
+func (s *Store) pullFrom(ctx context.Context, r, from name.Reference, auth Auth, client http.RoundTripper) (Image, error) {
+	desc, err := remote.Get(from, remote.WithContext(ctx), remote.WithAuth(auth.authenticator()), remote.WithUserAgent("proa"),
+		remote.WithPlatform(v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}), remote.WithTransport(client))
 	if err != nil {
 		return Image{}, pullError(r, err)
 	}

@@ -40,6 +40,10 @@ var ErrNotFound = errors.New("image not found")
 // Store is the images in one folder. Several processes may use it: changes take
 // a file lock, and the index is read again when another process changed it.
 type Store struct {
+	// Registries is the folder of the registries' hosts.toml files (see package
+	// registries); "": none. It may be missing.
+	Registries string
+
 	root string
 	log  *slog.Logger
 
