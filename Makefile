@@ -49,7 +49,8 @@ up: build images ## Start a cluster in the background with the example applicati
 	@$(PROA) kubectl get deployment,pod,service,job -l app=hello -o wide
 	@url=http://$$($(PROA) kubectl get service hello -o jsonpath='{.spec.clusterIP}')/; \
 		for i in 1 2 3; do echo "$$ curl $$url"; bin/hello get $$url || exit 1; done; \
-		echo; echo "The node port: http://127.0.0.1:$$($(PROA) kubectl get service hello -o jsonpath='{.spec.ports[0].nodePort}')/"
+		echo; url=http://$$($(PROA) kubectl get node -o jsonpath='{.items[0].status.addresses[0].address}'):$$($(PROA) kubectl get service hello -o jsonpath='{.spec.ports[0].nodePort}')/; \
+		echo; echo "$$ curl $$url"; bin/hello get $$url
 	@echo "Roll out its second version, without a lost request:"
 	@echo "    $(PROA) kubectl set image deployment/hello hello=proa.example/hello:v2"
 	@echo "    $(PROA) kubectl rollout status deployment/hello"

@@ -13,6 +13,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/proa-dev/proa/internal/runtime/shim"
@@ -284,6 +286,9 @@ func user(root int, sc *runtimeapi.LinuxContainerSecurityContext, imageUser stri
 		name, group = sc.RunAsUsername, ""
 	}
 	if sc.RunAsGroup != nil {
+		if sc.RunAsUser == nil && sc.RunAsUsername == "" {
+			return id, status.Error(codes.InvalidArgument, "run_as_group is set without run_as_user or run_as_username")
+		}
 		group = strconv.FormatInt(sc.RunAsGroup.Value, 10)
 	}
 	if name == "" {

@@ -63,9 +63,24 @@ func (s *Server) command(ctx context.Context, c *container, args []string, tty b
 	cmd := exec.CommandContext(ctx, s.helper, "exec", "/proc/self/fd/5")
 	cmd.ExtraFiles = []*os.File{theirs, process, description}
 	cmd.Env = []string{}
+	// The helper ends the program and then itself, so that after a time-out neither is left.
+	cmd.Cancel = func() error { return hangUp(ours) }
 	// What the program leaves behind may hold its streams: they are not waited for long.
 	cmd.WaitDelay = time.Second
 	return &command{cmd, ours, cmd.ExtraFiles}, nil
+}
+
+// hangUp ends a conversation; what is being read from it ends too.
+func hangUp(socket *os.File) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = unix.Shutdown(int(fd), unix.SHUT_RDWR) }); err != nil {
+		return err
+	}
+	return failed
 }
 
 // handle is a descriptor of the running container's first process.

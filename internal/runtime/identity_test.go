@@ -47,6 +47,9 @@ func TestUsers(t *testing.T) {
 	if _, err := n.create(pod, pc, config("true", secure(func(s *sc) { s.RunAsUsername = "none" }))); err == nil || !strings.Contains(err.Error(), "unable to find user none") {
 		t.Errorf("a user that no one knows: %v", err)
 	}
+	if _, err := n.create(pod, pc, config("true", secure(func(s *sc) { s.RunAsGroup = number(7) }))); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a group without a user: %v", err)
+	}
 	id := n.begin(pod, pc, config("sleep 1000", secure(func(s *sc) { s.RunAsUser, s.SupplementalGroups = number(1000), []int64{3000} })))
 	if out, _ := n.exec(id, "id"); !strings.Contains(out, "uid=1000(web) gid=1001(web)") || !strings.Contains(out, "3000") {
 		t.Errorf("a command runs as %s", out)

@@ -292,6 +292,8 @@ func (d *Deps) securityContext(pod *corev1.Pod, c *corev1.Container, img *image.
 		out.RunAsUser = int64Value(user)
 	case img.UID != nil:
 		out.RunAsUser = int64Value(img.UID)
+	case img.Username == "":
+		out.RunAsUser = int64Value(new(int64))
 	default:
 		out.RunAsUsername = img.Username
 	}

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -114,7 +115,8 @@ func (s *Store) add(ctx context.Context, img v1.Image, tags, digests []string) (
 
 // record writes an image down whose layers are in place.
 func (s *Store) record(img Image, config []byte) error {
-	tmp := filepath.Join(s.root, "tmp", "config-"+hex(img.ID))
+	// Two pulls of one image may be here at once, each with a file of its own.
+	tmp := filepath.Join(s.root, "tmp", "config-"+rand.Text())
 	err := writeSynced(tmp, config)
 	if err == nil {
 		err = os.Rename(tmp, s.configPath(img.ID))
