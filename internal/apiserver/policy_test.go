@@ -127,6 +127,24 @@ func TestAPolicyThatOnlyWarns(t *testing.T) {
 	}
 }
 
+func TestExpressionsThatDoNotCompileAreRefused(t *testing.T) {
+	_, c := admitted(t)
+	_, err := c.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{MatchConstraints: matches("/v1:configmaps", onCreate), Variables: []admissionregistrationv1.Variable{{Name: "n", Expression: "1"}},
+			Validations: []admissionregistrationv1.Validation{{Expression: "variables.n + 1"}, {Expression: "variables.n == 1 && nothing"}}}}, metav1.CreateOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `spec.validations[0].expression: Invalid value: "variables.n + 1": must evaluate to bool`) ||
+		!strings.Contains(err.Error(), `spec.validations[1].expression: Invalid value: "variables.n == 1 && nothing": compilation failed: ERROR: <input>:1:21: undeclared reference to 'nothing'`) {
+		t.Errorf("got %v", err)
+	}
+	h := serveHook(t, allow)
+	_, err = c.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "w"}, Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+		Name: "w.example.com", ClientConfig: h.client(), SideEffects: ptr.To(admissionregistrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}, Rules: rule("/v1:configmaps", onCreate),
+		MatchConditions: []admissionregistrationv1.MatchCondition{{Name: "c", Expression: "... [}"}}}}}, metav1.CreateOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `webhooks[0].matchConditions[0].expression: Invalid value: "... [}": compilation failed`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestMutatingPolicies(t *testing.T) {
 	_, c := admitted(t)
 	mutatingPolicy(t, c, "apply", admissionregistrationv1.MutatingAdmissionPolicySpec{MatchConstraints: matches("/v1:pods", onCreate),

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/auth"
@@ -134,6 +135,11 @@ func (s *Server) Catalog() *discovery.Catalog { return s.catalog }
 
 // InvalidateOpenAPI says that the schema of a custom resource has changed.
 func (s *Server) InvalidateOpenAPI() { s.openapi.Invalidate() }
+
+// SchemaOf returns the schema of a kind, without references; nil when it is not served.
+func (s *Server) SchemaOf(gvk schema.GroupVersionKind) (*spec.Schema, error) {
+	return s.openapi.SchemaOf(gvk)
+}
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {

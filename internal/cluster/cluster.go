@@ -267,7 +267,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err := c.writeKubeconfigs(); err != nil {
 		return err
 	}
-	c.controllers(ctx)
+	c.controllers(ctx, server.SchemaOf)
 	c.Progress("starting the node")
 	synced, stop, err := c.node(ctx)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/job"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/internal/controllers/policystatus"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
 	"github.com/proa-dev/proa/internal/controllers/resourcequota"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
@@ -24,7 +25,7 @@ import (
 )
 
 // controllers starts what keeps the objects of the cluster as they ask to be, and the scheduler.
-func (c *cluster) controllers(ctx context.Context) {
+func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas) {
 	manager := c.local.As("system:kube-controller-manager")
 	for _, x := range []interface {
 		Name() string
@@ -46,6 +47,7 @@ func (c *cluster) controllers(ctx context.Context) {
 		daemonset.New(manager, c.log),
 		statefulset.New(manager, c.log),
 		resourcequota.New(manager, c.log),
+		policystatus.New(manager, schemas, c.log),
 	} {
 		c.part(ctx, x.Name(), x.Run)
 	}

@@ -166,6 +166,7 @@ func New(cfg Config) *Chain {
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
+		policy.Expressions{Environments: environments},
 		policy.NewMutating(policies),
 		webhook.NewMutating(hooks),
 		cfg.Addresses,
