@@ -92,6 +92,19 @@ type Resource struct {
 	// UnconditionalUpdate: PUT without a resourceVersion is allowed.
 	UnconditionalUpdate bool
 
+	// MarkDeleted, when set, changes an object whose deletion begins, which is then
+	// kept until its finalizers are gone.
+	MarkDeleted func(obj Object)
+
+	// Of custom resources: ListKind is the kind of their lists ("": Kind and "List"),
+	// Warning a text for every request (of a deprecated version), Closed says why
+	// none can be created just now ("": they can). Coerce makes of a decoded object, which has
+	// its kind, what the schema knows; with report it returns the paths of the rest.
+	ListKind string
+	Warning  string
+	Closed   func() string
+	Coerce   func(obj Object, report bool) (unknown []string, err error)
+
 	// Columns and Row print the resource as a Table; Row's cells match Columns.
 	// Nil: Name and Age.
 	Columns []metav1.TableColumnDefinition
@@ -102,6 +115,10 @@ type Resource struct {
 type Scale struct {
 	Get func(obj Object) (spec, status int32, selector string)
 	Set func(obj Object, replicas int32)
+	// Path is where the count is (nil: spec.replicas). Check, when set, says why an
+	// object has no scale.
+	Path  []string
+	Check func(obj Object) error
 }
 
 // Kind is Resource with its rules typed; Resource erases the type. It exists so

@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -23,15 +24,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	restclient "k8s.io/client-go/rest"
 
+	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/api/resources"
 	"github.com/proa-dev/proa/internal/apiserver"
+	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
 	"github.com/proa-dev/proa/internal/apiserver/auth"
+	"github.com/proa-dev/proa/internal/apiserver/customresource"
 	"github.com/proa-dev/proa/internal/apiserver/proxy"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 	"github.com/proa-dev/proa/internal/store/memory"
@@ -80,7 +85,9 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *server {
 	store := memory.New()
 	all := resources.All()
 	scheme := resources.Scheme()
-	registry, err := rest.New(rest.Config{Store: store, Resources: all, Scheme: scheme})
+	var definitions *customresource.Definitions
+	registry, err := rest.New(rest.Config{Store: store, Resources: all, Scheme: scheme,
+		Types: func(res *api.Resource) managedfields.TypeConverter { return definitions.Types(res) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,10 +111,18 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	calls := callout.New(nil)
+	definitions, err = customresource.New(customresource.Config{Registry: registry, Catalog: s.Catalog(), Webhooks: customresource.Callout{Client: calls},
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	following := make(chan error, 1)
+	go func() { following <- definitions.Run(ctx) }()
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
 	stopped := false
@@ -117,7 +132,8 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *server {
 		}
 		stopped = true
 		cancel()
-		err := <-done
+		err := errors.Join(<-done, <-following)
+		calls.Close()
 		registry.Close()
 		_ = store.Close()
 		return err

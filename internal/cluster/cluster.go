@@ -17,14 +17,18 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/api/resources"
 	"github.com/proa-dev/proa/internal/apiserver"
 	"github.com/proa-dev/proa/internal/apiserver/admission"
+	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
 	"github.com/proa-dev/proa/internal/apiserver/authn"
+	"github.com/proa-dev/proa/internal/apiserver/customresource"
 	"github.com/proa-dev/proa/internal/apiserver/proxy"
 	"github.com/proa-dev/proa/internal/apiserver/rbac"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
@@ -204,7 +208,9 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		UpdateQuota: func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error) {
 			return client.ResourceQuotas.UpdateStatus(ctx, c.local, q)
 		}})
-	registry, err = rest.New(rest.Config{Store: measured, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log})
+	var definitions *customresource.Definitions
+	registry, err = rest.New(rest.Config{Store: measured, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log,
+		Types: func(res *api.Resource) managedfields.TypeConverter { return definitions.Types(res) }})
 	if err != nil {
 		return err
 	}
@@ -256,6 +262,16 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err != nil {
 		return err
 	}
+	conversions := callout.New(callout.Services{Reader: state})
+	defer conversions.Close()
+	if definitions, err = customresource.New(customresource.Config{Registry: registry, Catalog: server.Catalog(),
+		Webhooks: customresource.Callout{Client: conversions}, Logger: c.log}); err != nil {
+		return err
+	}
+	if err := definitions.Load(ctx); err != nil {
+		return err
+	}
+	c.part(ctx, "custom resources", definitions.Run)
 	c.part(ctx, "API server", func(ctx context.Context) error { return server.Serve(ctx, listener) })
 	if err := c.bootstrap(ctx); err != nil {
 		return err

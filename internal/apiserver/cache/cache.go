@@ -35,6 +35,7 @@ type Cache struct {
 	set    *Set
 	cfg    Config
 	prefix string // "/registry/pods/"
+	codec  atomic.Pointer[Codec]
 
 	// mu is held while a batch is applied and while watchers come and go. The
 	// fields below it are the writer's.
@@ -62,6 +63,7 @@ type Cache struct {
 
 func newCache(s *Set, cfg Config) *Cache {
 	c := &Cache{set: s, cfg: cfg, prefix: Prefix + cfg.Dir + "/", byNS: buckets{}, byKey: buckets{}, byValue: buckets{}, pending: map[string][]*Pending{}}
+	c.codec.Store(&cfg.Codec)
 	c.clear()
 	c.snapshot.Store(c.freeze())
 	return c
@@ -84,7 +86,10 @@ func (c *Cache) Prefix(namespace string) string {
 }
 
 // Codec returns the codec of what is stored.
-func (c *Cache) Codec() Codec { return c.cfg.Codec }
+func (c *Cache) Codec() Codec { return *c.codec.Load() }
+
+// Namespaced reports whether the objects are in namespaces.
+func (c *Cache) Namespaced() bool { return c.cfg.Namespaced }
 
 // Set returns the set that the cache belongs to.
 func (c *Cache) Set() *Set { return c.set }
@@ -94,6 +99,24 @@ func (c *Cache) clear() {
 	c.byIndex = nil
 	if c.cfg.Index != nil {
 		c.byIndex = btree.NewMap[string, *Entry](treeDegree)
+	}
+}
+
+// endWatches ends all watches in order.
+func (c *Cache) endWatches() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	end := func(b *bucket) {
+		for _, w := range b.watchers {
+			w.over.Store(true)
+			w.signal()
+		}
+	}
+	end(&c.everyone)
+	for _, m := range []buckets{c.byNS, c.byKey, c.byValue} {
+		for _, b := range m {
+			end(b)
+		}
 	}
 }
 
@@ -133,7 +156,7 @@ func (c *Cache) freeze() *Snapshot {
 
 // decode makes the entry of a stored value.
 func (c *Cache) decode(kv store.KV) (*Entry, error) {
-	obj, err := c.cfg.Codec.Decode(kv.Value)
+	obj, err := c.Codec().Decode(kv.Value)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +165,7 @@ func (c *Cache) decode(kv store.KV) (*Entry, error) {
 }
 
 func (c *Cache) entry(key string, value []byte, revision int64, obj api.Object) *Entry {
-	e := &Entry{Key: key, Revision: revision, object: obj, encoder: c.cfg.Codec, stored: value}
+	e := &Entry{Key: key, Revision: revision, object: obj, encoder: c.Codec(), stored: value}
 	if c.cfg.Index != nil {
 		e.index = c.cfg.Index(obj)
 	}

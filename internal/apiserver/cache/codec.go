@@ -275,6 +275,58 @@ func (c unstructuredCodec) Decode(value []byte) (api.Object, error) {
 	return u, nil
 }
 
+// customCodec is for custom resources, whose objects keep their apiVersion: they
+// are not all stored in the same version.
+type customCodec struct {
+	unstructuredCodec
+	prepare func(*unstructured.Unstructured) error
+}
+
+// NewCustomCodec returns the codec of a custom resource that is stored as gvk.
+// prepare (nil: nothing) completes what was read in that version.
+func NewCustomCodec(gvk schema.GroupVersionKind, prepare func(*unstructured.Unstructured) error) Codec {
+	return customCodec{unstructuredCodec{jsonCodec{apiVersion: gvk.GroupVersion().String(), kind: gvk.Kind}}, prepare}
+}
+
+func (c customCodec) JSON(obj api.Object) ([]byte, error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return nil, fmt.Errorf("encode %s: unexpected %T", c.kind, obj)
+	}
+	fields := make(map[string]any, len(u.Object))
+	for k, v := range u.Object {
+		if k != "apiVersion" && k != "kind" {
+			fields[k] = v
+		}
+	}
+	return json.Marshal(fields)
+}
+
+func (c customCodec) Encode(obj api.Object) ([]byte, error) {
+	b, err := c.JSON(obj)
+	if err != nil {
+		return nil, err
+	}
+	return spliceKind(b, c.apiVersion, c.kind), nil
+}
+
+func (c customCodec) Decode(value []byte) (api.Object, error) {
+	u := &unstructured.Unstructured{}
+	if err := u.UnmarshalJSON(value); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", c.kind, err)
+	}
+	if u.GetAPIVersion() == c.apiVersion {
+		if c.prepare != nil {
+			if err := c.prepare(u); err != nil {
+				return nil, fmt.Errorf("decode %s: %w", c.kind, err)
+			}
+		}
+		u.SetAPIVersion(c.apiVersion) // one string for all
+	}
+	delete(u.Object, "kind")
+	return u, nil
+}
+
 // ClearKind empties an object's TypeMeta.
 func ClearKind(obj runtime.Object) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {

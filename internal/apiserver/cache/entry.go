@@ -145,6 +145,9 @@ func (e *Entry) As(v *View) (*Entry, error) {
 		if err != nil {
 			return nil, err
 		}
+		if obj == e.object {
+			return e, nil // stored in the view's version
+		}
 		obj.SetResourceVersion(FormatRevision(e.Revision))
 		converted := NewEntry(e.Key, e.Revision, obj, v.Encoder)
 		if e.views.CompareAndSwap(head, &viewNode{view: v, entry: converted, next: head}) {

@@ -92,6 +92,26 @@ func (s *Set) Add(ctx context.Context, cfg Config) (*Cache, error) {
 	return c, nil
 }
 
+// Reload reads the objects of a resource again, with another codec, and ends its watches.
+func (s *Set) Reload(ctx context.Context, dir string, codec Codec) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.caches[dir]
+	if c == nil {
+		return fmt.Errorf("cache of %s: it does not exist", dir)
+	}
+	c.endWatches()
+	before := c.codec.Swap(&codec)
+	if !s.started {
+		return nil
+	}
+	if err := s.fill(ctx, c.prefix, map[string]*Cache{dir: c}, nil); err != nil {
+		c.codec.Store(before)
+		return err
+	}
+	return nil
+}
+
 // Remove forgets a resource and ends its watches.
 func (s *Set) Remove(dir string) {
 	s.mu.Lock()
@@ -99,7 +119,7 @@ func (s *Set) Remove(dir string) {
 	delete(s.caches, dir)
 	s.mu.Unlock()
 	if c != nil {
-		c.load(nil, s.Revision()+1)
+		c.endWatches()
 		c.pins.stop()
 	}
 }

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,12 @@ type Watcher struct {
 	bookmark atomic.Bool
 	marked   bool
 	ended    atomic.Bool
+	over     atomic.Bool // the resource is gone, or not what it was
 }
+
+// ErrOver says that a watch ends in order: the resource is not served any more as
+// it was when the watch began.
+var ErrOver = errors.New("the resource has changed")
 
 func (w *Watcher) narrow() bool { return w.scope != Scope{} }
 
@@ -70,10 +76,21 @@ const pollMost = 512
 // is still being applied are left for the next call, which its signal asks for: who is
 // told of a change must find it when he reads.
 func (w *Watcher) Poll(buf []*Event) ([]*Event, error) {
+	over := w.over.Load() // what came before the end is still told
 	visible := w.cache.set.Revision()
+	var err error
 	if w.narrow() {
-		return w.pollQueue(buf, visible)
+		buf, err = w.pollQueue(buf, visible)
+	} else {
+		buf, err = w.pollHistory(buf, visible)
 	}
+	if over && (len(buf) == 0 || err != nil) {
+		return buf[:0], ErrOver
+	}
+	return buf, err
+}
+
+func (w *Watcher) pollHistory(buf []*Event, visible int64) ([]*Event, error) {
 	for len(buf) < pollMost {
 		if w.chunk.dropped.Load() {
 			return buf[:0], &ExpiredError{Revision: w.last}

@@ -92,6 +92,16 @@ func (c *Catalog) Set(r *api.Resource) {
 	c.state.Store(build(old.generation+1, list, old.external))
 }
 
+// Replace serves resources in place of others, in one step. It has no effect on
+// discovery when they look the same.
+func (c *Catalog) Replace(remove []schema.GroupVersionResource, add []*api.Resource) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.state.Load()
+	list := slices.DeleteFunc(slices.Clone(old.resources), func(o *api.Resource) bool { return slices.Contains(remove, o.GVR) })
+	c.state.Store(build(old.generation+1, append(list, add...), old.external))
+}
+
 // Remove stops to serve a resource.
 func (c *Catalog) Remove(gvr schema.GroupVersionResource) {
 	c.mu.Lock()

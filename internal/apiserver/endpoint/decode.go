@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/proa-dev/proa/internal/api"
 )
 
 // decoders read bodies.
@@ -41,7 +43,7 @@ func (q *request) readBody(noProto bool) (body, error) {
 
 // decode reads an object of kind gvk. validation is the option fieldValidation.
 func (q *request) decode(b body, gvk schema.GroupVersionKind, validation string) (runtime.Object, error) {
-	obj, strict, err := q.h.decoders.decode(b, gvk, q.res != nil && q.unstructuredKind(gvk), validation != metav1.FieldValidationIgnore)
+	obj, strict, err := q.h.decoders.decode(b, gvk, q.custom(gvk), validation != metav1.FieldValidationIgnore)
 	if err != nil {
 		return nil, err
 	}
@@ -63,14 +65,19 @@ func (q *request) unstructured() bool {
 	return ok
 }
 
-func (q *request) unstructuredKind(gvk schema.GroupVersionKind) bool {
-	return gvk == q.res.GVK && q.unstructured()
+// custom returns the custom resource whose kind gvk is, nil when it is of another kind.
+func (q *request) custom(gvk schema.GroupVersionKind) *api.Resource {
+	if q.res == nil || gvk != q.res.GVK || !q.unstructured() {
+		return nil
+	}
+	return q.res
 }
 
 // decode returns the object and what strict decoding complains about.
-func (d *decoders) decode(b body, gvk schema.GroupVersionKind, custom, strict bool) (runtime.Object, []error, error) {
-	if custom {
-		return d.decodeCustom(b, gvk, strict)
+// custom is the custom resource that gvk is the kind of (nil: it is a built-in kind).
+func (d *decoders) decode(b body, gvk schema.GroupVersionKind, custom *api.Resource, strict bool) (runtime.Object, []error, error) {
+	if custom != nil {
+		return d.decodeCustom(b, custom, strict)
 	}
 	var s runtime.Serializer
 	switch {
@@ -136,9 +143,9 @@ func summary(data []byte) string {
 	return fmt.Sprintf("%x", data) + cut
 }
 
-// decodeCustom reads a custom resource, whose schema is not known here.
-func (d *decoders) decodeCustom(b body, gvk schema.GroupVersionKind, strict bool) (runtime.Object, []error, error) {
-	data := b.data
+// decodeCustom reads a custom resource, of which its Resource knows the schema.
+func (d *decoders) decodeCustom(b body, res *api.Resource, strict bool) (runtime.Object, []error, error) {
+	gvk, data := res.GVK, b.data
 	var complaints []error
 	switch b.encoding {
 	case encodeProto:
@@ -175,8 +182,18 @@ func (d *decoders) decodeCustom(b body, gvk schema.GroupVersionKind, strict bool
 		}
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", have.Kind, gvk.Kind))
 	}
-	if err := checkMetadata(object); err != nil {
+	if res.Coerce == nil {
+		if err := checkMetadata(object); err != nil {
+			return nil, nil, cannotBeHandled(gvk, gvk, err)
+		}
+		return u, complaints, nil
+	}
+	unknown, err := res.Coerce(u, strict)
+	if err != nil {
 		return nil, nil, cannotBeHandled(gvk, gvk, err)
+	}
+	for _, path := range unknown {
+		complaints = append(complaints, fmt.Errorf("unknown field %q", path))
 	}
 	return u, complaints, nil
 }

@@ -72,7 +72,9 @@ type item func(e *cache.Entry) ([]byte, error)
 // writeList answers with a list. The length is known before the first byte leaves.
 func (q *request) writeList(f form, entries []*cache.Entry, m listMeta) error {
 	gvk := q.res.GVK
-	gvk.Kind += "List"
+	if gvk.Kind += "List"; q.res.ListKind != "" {
+		gvk.Kind = q.res.ListKind
+	}
 	var of item
 	switch {
 	case f.as == asTable:

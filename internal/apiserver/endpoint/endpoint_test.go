@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/api/resources"
 )
 
@@ -96,7 +97,11 @@ func FuzzDecode(f *testing.F) {
 		if len(data) > 1<<16 {
 			return
 		}
-		obj, _, err := h.decoders.decode(body{data: data, encoding: encoding(e % 3)}, gvk, custom, true)
+		var res *api.Resource
+		if custom {
+			res = &api.Resource{GVK: gvk}
+		}
+		obj, _, err := h.decoders.decode(body{data: data, encoding: encoding(e % 3)}, gvk, res, true)
 		if err != nil {
 			if s := StatusOf(err); s.Code != 400 && s.Code != 415 {
 				t.Fatalf("%d %s", s.Code, s.Message)

@@ -38,6 +38,9 @@ func (q *request) dispatch() error {
 		return notServed()
 	}
 	q.res = res
+	if res.Warning != "" {
+		q.warn(res.Warning)
+	}
 	if err := q.checkScope(); err != nil {
 		return err
 	}
@@ -224,7 +227,7 @@ func (q *request) update(subresource string) error {
 			obj = nil // belongs to the storage from here on
 			return o, nil
 		}
-		again, _, err := q.h.decoders.decode(b, q.res.GVK, q.unstructured(), false)
+		again, _, err := q.h.decoders.decode(b, q.res.GVK, q.custom(q.res.GVK), false)
 		if err != nil {
 			return nil, err
 		}

@@ -71,6 +71,9 @@ func (s *storage) create(ctx context.Context, namespace string, body runtime.Obj
 
 func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.CreateOptions, own owners) (e *cache.Entry, err error) {
 	res := s.res
+	if err := s.closed(obj.GetName()); err != nil {
+		return nil, err
+	}
 	dry := dryRun(opts.DryRun)
 	obj.SetUID(s.reg.cfg.NewUID())
 	obj.SetCreationTimestamp(s.now())
@@ -106,7 +109,7 @@ func (s *storage) createNamed(ctx context.Context, obj api.Object, opts metav1.C
 	if res.Validate != nil {
 		errs = append(errs, res.Validate(obj)...)
 	}
-	if err := s.invalid(obj.GetName(), errs); err != nil {
+	if err := s.invalid(obj.GetName(), dedupe(errs)); err != nil {
 		return nil, err
 	}
 	s.warn(ctx, obj)

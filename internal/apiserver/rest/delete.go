@@ -123,6 +123,14 @@ func (s *storage) markDeleted(old api.Object, opts *metav1.DeleteOptions) (marke
 			return s.markNamespace(ns, finalizers, changed)
 		}
 	}
+	if !deleting && s.res.MarkDeleted != nil {
+		m := old.DeepCopyObject().(api.Object)
+		at := s.now()
+		m.SetDeletionTimestamp(&at)
+		bumpGeneration(m)
+		s.res.MarkDeleted(m)
+		return m, len(m.GetFinalizers()) == 0
+	}
 	copied := func() api.Object {
 		if marked == nil {
 			marked = old.DeepCopyObject().(api.Object)

@@ -10,8 +10,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	sigsjson "sigs.k8s.io/json"
 
 	"github.com/proa-dev/proa/internal/api"
@@ -37,7 +39,7 @@ func (s *storage) Patch(ctx context.Context, namespace, name, subresource string
 			old.SetManagedFields(nil) // the longest part of many objects; nil means: as they are
 		}
 		fresh := s.res.New()
-		if err := patch.apply(ctx, old, fresh, opts.FieldValidation); err != nil {
+		if err := patch.apply(ctx, old, fresh, opts.FieldValidation, s.res.Coerce); err != nil {
 			return nil, err
 		}
 		return s.object(fresh)
@@ -91,8 +93,9 @@ func (p *patch) writesOwners() bool {
 	return false
 }
 
-// apply patches old and decodes the result into fresh.
-func (p *patch) apply(ctx context.Context, old, fresh runtime.Object, fieldValidation string) error {
+// apply patches old and decodes the result into fresh, of which coerce (nil:
+// nothing) makes what a custom resource's schema knows.
+func (p *patch) apply(ctx context.Context, old, fresh runtime.Object, fieldValidation string, coerce func(api.Object, bool) ([]string, error)) error {
 	before, err := json.Marshal(old)
 	if err != nil {
 		return apierrors.NewInternalError(err)
@@ -110,21 +113,56 @@ func (p *patch) apply(ctx context.Context, old, fresh runtime.Object, fieldValid
 		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: 422, Reason: metav1.StatusReasonInvalid,
 			Message: fmt.Sprintf("the server rejected our request due to an error in our request: %v", err)}}
 	}
-	strict, err := sigsjson.UnmarshalStrict(after, fresh)
+	invalid := func(err error) error {
+		return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(after), err.Error())})
+	}
+	report := fieldValidation != metav1.FieldValidationIgnore
+	var strict []error
+	if report {
+		strict = p.duplicates()
+	}
+	found, err := sigsjson.UnmarshalStrict(after, fresh)
 	if err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("patch: %v", err))
+		return invalid(err)
 	}
-	if len(strict) == 0 {
-		return nil
-	}
-	switch fieldValidation {
-	case metav1.FieldValidationStrict:
-		return apierrors.NewBadRequest(runtime.NewStrictDecodingError(strict).Error())
-	case metav1.FieldValidationIgnore:
-	default:
-		for _, e := range strict {
-			Warn(ctx, e.Error())
+	strict = append(strict, found...)
+	if coerce != nil {
+		unknown, err := coerce(fresh.(api.Object), report)
+		if err != nil {
+			return invalid(err)
+		}
+		for _, path := range unknown {
+			strict = append(strict, fmt.Errorf("unknown field %q", path))
 		}
 	}
+	if len(strict) == 0 || !report {
+		return nil
+	}
+	if fieldValidation == metav1.FieldValidationStrict {
+		return invalid(runtime.NewStrictDecodingError(strict))
+	}
+	for _, e := range strict {
+		Warn(ctx, e.Error())
+	}
 	return nil
+}
+
+// duplicates finds what the patch itself says twice.
+func (p *patch) duplicates() (found []error) {
+	if p.kind != types.JSONPatchType {
+		var v map[string]any
+		found, _ = sigsjson.UnmarshalStrict(p.data, &v)
+		return found
+	}
+	var ops []struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		From  string `json:"from"`
+		Value any    `json:"value"`
+	}
+	found, _ = sigsjson.UnmarshalStrict(p.data, &ops)
+	for i, err := range found {
+		found[i] = fmt.Errorf("json patch %w", err)
+	}
+	return found
 }

@@ -53,6 +53,7 @@ type Registry struct {
 
 	mu       sync.RWMutex
 	storages map[schema.GroupVersionResource]*storage
+	customs  map[string]*custom // by their place
 	started  bool
 }
 
@@ -78,6 +79,7 @@ func New(cfg Config) (*Registry, error) {
 		log:      cfg.Logger,
 		set:      cache.NewSet(cache.Options{Store: cfg.Store, Logger: cfg.Logger, Shared: cfg.Shared, CompactEvery: cfg.CompactEvery}),
 		storages: map[schema.GroupVersionResource]*storage{},
+		customs:  map[string]*custom{},
 		kinds:    managed.NewKinds(),
 	}
 	for _, views := range []bool{false, true} {

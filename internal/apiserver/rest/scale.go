@@ -27,6 +27,11 @@ func (s *storage) GetScale(ctx context.Context, namespace, name string) (*autosc
 	if err != nil {
 		return nil, err
 	}
+	if check := s.res.Scale.Check; check != nil {
+		if err := check(e.Object()); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 	return s.scaleOf(e.Object()), nil
 }
 
@@ -87,7 +92,7 @@ func (s *storage) PatchScale(ctx context.Context, namespace, name string, kind t
 	}
 	return s.UpdateScale(ctx, namespace, name, func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		fresh := &autoscalingv1.Scale{}
-		return fresh, p.apply(ctx, old, fresh, opts.FieldValidation)
+		return fresh, p.apply(ctx, old, fresh, opts.FieldValidation, nil)
 	}, updateOptions)
 }
 
@@ -165,7 +170,16 @@ func (s *storage) scale(ctx context.Context, fields *managedfields.FieldManager,
 func (s *storage) replicaPaths() managedfields.ResourcePathMappings {
 	paths := managedfields.ResourcePathMappings{}
 	for _, other := range s.siblings() {
-		paths[other.res.GVK.GroupVersion().String()] = fieldpath.MakePathOrDie("spec", "replicas")
+		path := fieldpath.MakePathOrDie("spec", "replicas")
+		if scale := other.res.Scale; scale == nil {
+			path = nil
+		} else if scale.Path != nil {
+			path = nil
+			for _, name := range scale.Path {
+				path = append(path, fieldpath.FieldNameElement(name))
+			}
+		}
+		paths[other.res.GVK.GroupVersion().String()] = path
 	}
 	return paths
 }

@@ -49,7 +49,9 @@ func (s *storage) fromStored(obj api.Object) (api.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("convert to %s: %w", s.res.GVK, err)
 	}
-	cache.ClearKind(converted)
+	if !s.custom() {
+		cache.ClearKind(converted)
+	}
 	return converted.(api.Object), nil
 }
 
@@ -72,9 +74,14 @@ func (s *storage) toStored(obj api.Object) (api.Object, cache.Codec, error) {
 	}
 	converted, err := s.res.ToStored(obj)
 	if err != nil {
+		if s.custom() {
+			return nil, nil, s.storeError(err, obj.GetName())
+		}
 		return nil, nil, apierrors.NewInternalError(fmt.Errorf("convert %s for the store: %w", s.res.GVK, err))
 	}
-	cache.ClearKind(converted)
+	if !s.custom() { // those keep their version
+		cache.ClearKind(converted)
+	}
 	return converted.(api.Object), s.base.codec, nil
 }
 

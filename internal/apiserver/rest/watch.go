@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -108,6 +109,9 @@ func (w *watcher) Next(ctx context.Context) ([]Event, error) {
 		reached := w.s.reg.set.Revision() // everything up to here is in the history
 		raw, err := w.cursor.Poll(w.raw[:0])
 		w.raw = raw
+		if errors.Is(err, cache.ErrOver) {
+			return nil, io.EOF
+		}
 		if err != nil {
 			return nil, expired(err)
 		}

@@ -187,10 +187,17 @@ func (l *Client) Resources(context.Context) ([]client.ResourceInfo, error) {
 		if len(r.Verbs) > 0 || !r.StoredAs.Empty() {
 			continue // reviews, and views of what another resource stores
 		}
-		out = append(out, client.ResourceInfo{GVR: r.GVR, Kind: r.GVK.Kind, Namespaced: r.Namespaced,
-			Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}})
+		out = append(out, info(r))
+	}
+	for _, r := range l.registry.Customs() {
+		out = append(out, info(r))
 	}
 	return out, nil
+}
+
+func info(r *api.Resource) client.ResourceInfo {
+	return client.ResourceInfo{GVR: r.GVR, Kind: r.GVK.Kind, Namespaced: r.Namespaced,
+		Verbs: []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}}
 }
 
 func (l *Client) Informer(gvr schema.GroupVersionResource, scope client.Scope) client.Informer {

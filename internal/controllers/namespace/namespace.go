@@ -107,6 +107,9 @@ func (x *Controller) empty(ctx context.Context, namespace string, r client.Resou
 		found.failed = append(found.failed, fmt.Sprintf("%s %s: %v", what, r.GVR.GroupResource(), err))
 	}
 	list, err := x.client.List(ctx, r.GVR, namespace, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return // a custom resource that is served no more
+	}
 	if err != nil {
 		fail("list", err)
 		return
