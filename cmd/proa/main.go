@@ -20,7 +20,7 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-const defaultData = "/var/lib/proa"
+const defaultData = cluster.DefaultDataDir
 
 func main() {
 	if filepath.Base(os.Args[0]) == "kubectl" { // a link of that name

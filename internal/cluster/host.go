@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,7 +60,7 @@ func Reset(data string) error {
 	}
 	defer release()
 	var errs []error
-	errs = append(errs, killContainers(data), unmountBelow(data), removeCgroups("kubepods"), removeCgroups("proa"),
+	errs = append(errs, killContainers(data), unmountBelow(data), removeCgroups(cgroupRoot(data)),
 		kubeproxy.Remove(), podnet.Remove(networkDir(data)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reset %s: %w", data, err)
@@ -129,14 +131,37 @@ func unmountBelow(data string) error {
 	return nil
 }
 
-// removeCgroups removes a tree of empty groups in every hierarchy.
-func removeCgroups(name string) error {
-	roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-	roots = append(roots, "/sys/fs/cgroup/"+name)
-	for _, root := range roots {
+// DefaultDataDir is the data folder of a machine's own cluster.
+const DefaultDataDir = "/var/lib/proa"
+
+// cgroupRoot is the cgroup above those of a data folder's pods. The machine's own
+// cluster has them where every tool looks (/kubepods); others have a tree each.
+func cgroupRoot(data string) string {
+	if data == DefaultDataDir {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(data))
+	return "/proa-" + hex.EncodeToString(sum[:4])
+}
+
+// removeCgroups removes the trees of empty groups below root in every hierarchy.
+func removeCgroups(root string) error {
+	var trees []string
+	for _, hierarchy := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		if root != "" {
+			found, _ := filepath.Glob(hierarchy + root)
+			trees = append(trees, found...)
+			continue
+		}
+		for _, name := range []string{"/kubepods", "/proa"} {
+			found, _ := filepath.Glob(hierarchy + name)
+			trees = append(trees, found...)
+		}
+	}
+	for _, tree := range trees {
 		for range 50 {
 			var dirs []string
-			_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			_ = filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
 				if err == nil && d.IsDir() {
 					dirs = append(dirs, path)
 				}
@@ -145,13 +170,13 @@ func removeCgroups(name string) error {
 			for i := len(dirs) - 1; i >= 0; i-- {
 				_ = os.Remove(dirs[i])
 			}
-			if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(tree); errors.Is(err, fs.ErrNotExist) {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
-		if _, err := os.Stat(root); err == nil {
-			return fmt.Errorf("cgroup %s has processes in it", root)
+		if _, err := os.Stat(tree); err == nil {
+			return fmt.Errorf("cgroup %s has processes in it", tree)
 		}
 	}
 	return nil

@@ -54,7 +54,7 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	c.part(ctx, "kubelet events", recorder.Run)
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: c.NodeName, NodeIPs: []string{c.NodeIP}, Client: self, Runtime: rt, Images: rt,
-		RootDir: kubeletDir(c.DataDir), LogDir: filepath.Join(c.DataDir, "logs"), ImageRoot: imageDir(c.DataDir),
+		CgroupRoot: cgroupRoot(c.DataDir), RootDir: kubeletDir(c.DataDir), LogDir: filepath.Join(c.DataDir, "logs"), ImageRoot: imageDir(c.DataDir),
 		ClusterDomain: clusterDomain, ClusterDNS: []string{dnsServiceIP}, MaxPods: 110, Version: KubernetesVersion,
 		Listen: ":" + kubeletPort, Recorder: recorder, Logger: c.log,
 		TLS: &tls.Config{Certificates: []tls.Certificate{c.kubelet.TLS()}, ClientCAs: c.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},

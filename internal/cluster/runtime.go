@@ -56,5 +56,5 @@ func newRuntime(data, registries, version string, net *podnet.Network, log *slog
 		return nil, err
 	}
 	return runtime.New(runtime.Config{State: runtimeDir(data), Root: filepath.Join(runtimeDir(data), "root"), Images: store,
-		Network: podNetwork{net}, Version: version, Logger: log})
+		Network: podNetwork{net}, CgroupParent: cgroupRoot(data) + "/proa", Version: version, Logger: log})
 }

@@ -58,6 +58,8 @@ type Config struct {
 	Images  cri.Images
 	// RootDir is the state directory (pods/<uid>/…), LogDir that of containers' logs.
 	RootDir, LogDir string
+	// CgroupRoot is the cgroup that kubepods is in: "", or /name.
+	CgroupRoot string
 	// ImageRoot is where the runtime keeps images, to watch its disk ("": RootDir).
 	ImageRoot     string
 	ClusterDNS    []string
@@ -174,7 +176,7 @@ func New(cfg Config) (*Kubelet, error) {
 		Volumes: k.volumes, Sources: sources, Users: k.users,
 		ClusterDNS: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, ResolvConf: cfg.ResolvConf,
 		RootDir: cfg.RootDir, LogDir: cfg.LogDir,
-		UserAgent: userAgent(cfg.Version), CgroupV2: pod.IsCgroupV2(), MemoryCapacity: capacity.Memory().Value(),
+		UserAgent: userAgent(cfg.Version), CgroupRoot: cfg.CgroupRoot, CgroupV2: pod.IsCgroupV2(), MemoryCapacity: capacity.Memory().Value(),
 		Allocatable: n.Allocatable, RecursiveReadOnly: k.recursiveReadOnly, Services: k.servicesOf, Event: k.event, TailLog: logs.Tail,
 		RuntimeHandler: k.runtimeHandler, Settled: k.settled, Ended: k.ended, Logger: cfg.Logger,
 	}

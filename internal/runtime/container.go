@@ -131,7 +131,7 @@ func (s *Server) prepare(c *container, sb *sandbox) error {
 	if err := mountOverlay(data, filepath.Join(data, "rootfs"), layers, false); err != nil {
 		return fmt.Errorf("stack the image's layers: %w", err)
 	}
-	c.Cgroup = path.Join(sb.parent(), c.ID)
+	c.Cgroup = path.Join(s.parent(sb), c.ID)
 	if err := s.cgroups.create(c.Cgroup); err != nil {
 		return err
 	}

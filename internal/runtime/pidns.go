@@ -23,17 +23,17 @@ import (
 func (sb *sandbox) sharedPids() bool { return sb.namespaces().GetPid() == runtimeapi.NamespaceMode_POD }
 
 // parent is the cgroup that the sandbox's containers are in.
-func (sb *sandbox) parent() string {
+func (s *Server) parent(sb *sandbox) string {
 	if p := sb.Config.GetLinux().GetCgroupParent(); p != "" {
 		return p
 	}
-	return "/proa"
+	return s.cfg.CgroupParent
 }
 
 // sharePids makes the process namespace that the sandbox's containers share. It
 // needs a process that is there before them and after them.
 func (s *Server) sharePids(ctx context.Context, sb *sandbox) error {
-	group := path.Join(sb.parent(), sb.ID)
+	group := path.Join(s.parent(sb), sb.ID)
 	if err := s.cgroups.create(group); err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (s *Server) endPids(sb *sandbox) error {
 			return fmt.Errorf("end the shared process namespace: %w", err)
 		}
 	}
-	return s.cgroups.remove(path.Join(sb.parent(), sb.ID))
+	return s.cgroups.remove(path.Join(s.parent(sb), sb.ID))
 }
 
 // processes says which process namespace a container is put into.

@@ -53,8 +53,10 @@ type Config struct {
 	Images      *images.Store
 	Network     Network // nil: loopback only
 	CgroupRoot  string  // "": /sys/fs/cgroup
-	Version     string
-	Logger      *slog.Logger
+	// CgroupParent is the cgroup of sandboxes that name none ("": /proa).
+	CgroupParent string
+	Version      string
+	Logger       *slog.Logger
 }
 
 // Server is the runtime. Its methods are those of the CRI's services.
@@ -83,6 +85,9 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.CgroupRoot == "" {
 		cfg.CgroupRoot = "/sys/fs/cgroup"
+	}
+	if cfg.CgroupParent == "" {
+		cfg.CgroupParent = "/proa"
 	}
 	for _, dir := range []string{filepath.Join(cfg.State, "sandboxes"), filepath.Join(cfg.State, "containers"), filepath.Join(cfg.State, "seccomp"), cfg.Root} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,6 +45,10 @@ func TestMain(m *testing.M) {
 func runAll(m *testing.M) (code int) {
 	fail := func(err error) int { fmt.Fprintln(os.Stderr, "e2e:", err); return 1 }
 	_, _ = try(proa, "--data-dir", data, "reset")
+	for _, pattern := range []string{"*/proa-*", "proa-*"} {
+		found, _ := filepath.Glob("/sys/fs/cgroup/" + pattern)
+		before = append(before, found...)
+	}
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return fail(err)
 	}
@@ -96,11 +101,13 @@ func leftovers() error {
 			say("the interface %s is left", link)
 		}
 	}
-	if found, _ := filepath.Glob("/sys/fs/cgroup/*/kubepods*"); len(found) > 0 {
-		say("cgroups are left: %v", found)
-	}
-	if found, _ := filepath.Glob("/sys/fs/cgroup/kubepods*"); len(found) > 0 {
-		say("cgroups are left: %v", found)
+	for _, pattern := range []string{"*/proa-*", "proa-*"} {
+		after, _ := filepath.Glob("/sys/fs/cgroup/" + pattern)
+		for _, found := range after {
+			if !slices.Contains(before, found) {
+				say("the cgroup %s is left", found)
+			}
+		}
 	}
 	if out, err := try("nft", "list", "tables"); err == nil && strings.Contains(out, "proa") {
 		say("rules are left: %s", out)
@@ -110,6 +117,9 @@ func leftovers() error {
 	}
 	return errors.Join(left...)
 }
+
+// before are the cgroups that are not ours.
+var before []string
 
 // server is the cluster's process.
 var server process

@@ -80,7 +80,7 @@ func portMapping(p *corev1.ContainerPort) *runtimeapi.PortMapping {
 
 func (d *Deps) linuxSandbox(pod *corev1.Pod) *runtimeapi.LinuxPodSandboxConfig {
 	sc := &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: d.namespaces(pod, nil, ""), Seccomp: d.seccomp(pod, nil)}
-	l := &runtimeapi.LinuxPodSandboxConfig{CgroupParent: CgroupParent(pod), SecurityContext: sc}
+	l := &runtimeapi.LinuxPodSandboxConfig{CgroupParent: d.cgroupParent(pod), SecurityContext: sc}
 	for _, c := range pod.Spec.Containers {
 		if c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged {
 			sc.Privileged = true
@@ -128,9 +128,9 @@ func podLimits(pod *corev1.Pod, sum corev1.ResourceList) corev1.ResourceList {
 	return out
 }
 
-// CgroupParent is where the pod's cgroup is.
-func CgroupParent(pod *corev1.Pod) string {
-	base := "/kubepods/"
+// cgroupParent is where the pod's cgroup is.
+func (d *Deps) cgroupParent(pod *corev1.Pod) string {
+	base := d.CgroupRoot + "/kubepods/"
 	switch q := QOS(pod); q {
 	case corev1.PodQOSBurstable:
 		base += "burstable/"

@@ -41,6 +41,7 @@ type Deps struct {
 	ResolvConf      string
 	RootDir, LogDir string
 	UserAgent       string
+	CgroupRoot      string // "" or /name: what is above kubepods
 	CgroupV2        bool
 	MemoryCapacity  int64
 
