@@ -30,6 +30,7 @@ import (
 	"github.com/proa-dev/proa/internal/apiserver/auth"
 	"github.com/proa-dev/proa/internal/apiserver/discovery"
 	"github.com/proa-dev/proa/internal/apiserver/endpoint"
+	"github.com/proa-dev/proa/internal/apiserver/h2"
 	"github.com/proa-dev/proa/internal/apiserver/openapi"
 	"github.com/proa-dev/proa/internal/apiserver/proxy"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
@@ -164,9 +165,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		// Watches are streams that stay: clients of many kinds on one connection need
-		// many. Clients ping every 30 s, so that the server itself hardly ever has to.
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: 45 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	failed := make(chan error, 1)
 	go func() { // ends when srv is shut down below
@@ -181,7 +179,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if srv.TLSConfig.MinVersion == 0 {
 			srv.TLSConfig.MinVersion = tls.VersionTLS12
 		}
-		failed <- srv.ServeTLS(l, "", "")
+		// Watches are streams that stay: clients of many kinds on one connection need
+		// many. Clients ping every 30 s, so that the server itself hardly ever has to.
+		(&h2.Server{MaxStreams: 1000, PingAfter: 45 * time.Second, PingTimeout: 15 * time.Second, Logger: s.log}).Attach(srv)
+		failed <- srv.ServeTLS(h2.Listener(l), "", "")
 	}()
 	select {
 	case err := <-failed:
