@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/proa-dev/proa/internal/client/events"
+	"github.com/proa-dev/proa/internal/controllers/cronjob"
 	"github.com/proa-dev/proa/internal/controllers/daemonset"
 	"github.com/proa-dev/proa/internal/controllers/deployment"
 	"github.com/proa-dev/proa/internal/controllers/disruption"
@@ -42,6 +43,7 @@ func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas)
 		garbagecollector.New(manager, c.log),
 		job.New(manager, c.log),
 		ttlafterfinished.New(manager, c.log),
+		cronjob.New(manager, c.log),
 		replicaset.New(manager, c.log),
 		replicaset.NewReplicationController(manager, c.log),
 		daemonset.New(manager, c.log),
