@@ -39,6 +39,7 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	if err != nil {
 		return nil, nil, err
 	}
+	c.part(ctx, "pod network", func(ctx context.Context) error { return net.Run(ctx, c.log) })
 	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir), nil) })
 	names, err := dns.New(dns.Config{Client: c.local.As("system:serviceaccount:kube-system:coredns"), Domain: clusterDomain, Listen: netip.AddrPortFrom(gateway(), dnsPort),
 		Sockets: podnet.Early(), Ranges: []netip.Prefix{podRange, serviceRange}, Logger: c.log})
@@ -81,24 +82,51 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 // podNetwork gives the runtime the pod network in its own terms.
 type podNetwork struct{ net *podnet.Network }
 
-func mappings(ports []runtime.PortMapping) []podnet.PortMapping {
+func mappings(ports []runtime.PortMapping) ([]podnet.PortMapping, error) {
 	out := make([]podnet.PortMapping, len(ports))
 	for i, p := range ports {
 		out[i] = podnet.PortMapping{Protocol: p.Protocol, HostPort: p.HostPort, ContainerPort: p.ContainerPort}
+		if p.HostIP == "" {
+			continue
+		}
+		var err error
+		if out[i].HostIP, err = netip.ParseAddr(p.HostIP); err != nil {
+			return nil, fmt.Errorf("the host's address of host port %d: %w", p.HostPort, err)
+		}
 	}
-	return out
+	return out, nil
 }
 
 func (n podNetwork) Attach(ctx context.Context, id, path string, ports []runtime.PortMapping) ([]string, error) {
-	addr, err := n.net.Attach(ctx, id, path, mappings(ports))
+	m, err := mappings(ports)
+	if err != nil {
+		return nil, err
+	}
+	addr, err := n.net.Attach(ctx, id, path, m)
 	if err != nil {
 		return nil, err
 	}
 	return []string{addr.String()}, nil
 }
 
+func (n podNetwork) Take(ctx context.Context, id, path string, ports []runtime.PortMapping) ([]string, bool, error) {
+	m, err := mappings(ports)
+	if err != nil {
+		return nil, false, err
+	}
+	addr, ok, err := n.net.Take(ctx, id, path, m)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	return []string{addr.String()}, true, nil
+}
+
 func (n podNetwork) Restore(_ context.Context, id string, ports []runtime.PortMapping) error {
-	return n.net.Restore(id, mappings(ports))
+	m, err := mappings(ports)
+	if err != nil {
+		return err
+	}
+	return n.net.Restore(id, m)
 }
 
 func (n podNetwork) Detach(ctx context.Context, id string) error { return n.net.Detach(ctx, id) }

@@ -67,7 +67,7 @@ func (sb *sandbox) ports() (out []PortMapping) {
 		case runtimeapi.Protocol_SCTP:
 			proto = unix.IPPROTO_SCTP
 		}
-		out = append(out, PortMapping{proto, uint16(p.HostPort), uint16(p.ContainerPort)})
+		out = append(out, PortMapping{proto, p.HostIp, uint16(p.HostPort), uint16(p.ContainerPort)})
 	}
 	return out
 }
@@ -114,8 +114,20 @@ func (s *Server) make(ctx context.Context, sb *sandbox) error {
 		}
 		sysctls.WriteString(line)
 	}
+	taken := false
 	if !sb.hostNetwork() {
-		args = append(args, "net", "uts")
+		// What a sysctl sets for new interfaces would come too late to one that is ready.
+		if s.cfg.Network != nil && len(sb.Config.GetLinux().GetSysctls()) == 0 {
+			var err error
+			if sb.Addresses, taken, err = s.cfg.Network.Take(ctx, sb.ID, filepath.Join(sb.dir, "net"), sb.ports()); err != nil {
+				return err
+			}
+		}
+		if taken {
+			args = append(args, "held-net", "uts")
+		} else {
+			args = append(args, "net", "uts")
+		}
 		// A process without privileges may open ports below 1024 and ping: its network is its own.
 		for name, value := range map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"} {
 			if _, given := sb.Config.GetLinux().GetSysctls()[name]; given {
@@ -157,7 +169,7 @@ func (s *Server) make(ctx context.Context, sb *sandbox) error {
 			return err
 		}
 	}
-	if !sb.hostNetwork() && s.cfg.Network != nil {
+	if !sb.hostNetwork() && s.cfg.Network != nil && !taken {
 		addresses, err := s.cfg.Network.Attach(ctx, sb.ID, filepath.Join(sb.dir, "net"), sb.ports())
 		if err != nil {
 			return err

@@ -33,6 +33,7 @@ import (
 // PortMapping opens a port of the host to a sandbox.
 type PortMapping struct {
 	Protocol                uint8
+	HostIP                  string // one of the host's addresses; "" or unspecified: all
 	HostPort, ContainerPort uint16
 }
 
@@ -40,6 +41,9 @@ type PortMapping struct {
 type Network interface {
 	// Attach gives the network namespace at path an address and returns it.
 	Attach(ctx context.Context, id, path string, ports []PortMapping) (addresses []string, err error)
+	// Take gives a sandbox a network namespace that is ready, and holds it at path;
+	// false when none is.
+	Take(ctx context.Context, id, path string, ports []PortMapping) (addresses []string, ok bool, err error)
 	// Restore is called at start for each sandbox that runs since before.
 	Restore(ctx context.Context, id string, ports []PortMapping) error
 	// Detach gives the address back; the namespace is closed by the caller.

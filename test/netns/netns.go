@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -95,18 +96,29 @@ func New(t testing.TB) *Namespace {
 	if err := <-failed; err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
-	var err error
-	if n.fd, err = os.Open(n.Path); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = n.fd.Close()
-		_ = unix.Unmount(n.Path, unix.MNT_DETACH)
-	})
+	n = At(t, n.Path)
 	if err := n.Do(func() error { return up("lo") }); err != nil {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// At is the network that a file holds. It is let go of with the test.
+func At(t testing.TB, path string) *Namespace {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Namespace{Path: path, fd: f}
+	t.Cleanup(n.Close)
+	return n
+}
+
+// Close lets go of the network.
+func (n *Namespace) Close() {
+	_ = n.fd.Close()
+	_ = unix.Unmount(n.Path, unix.MNT_DETACH)
 }
 
 // Do runs fn on a thread in the namespace. Sockets that fn makes stay in it;
@@ -146,6 +158,12 @@ func Join(t testing.TB, n *Namespace, name string, host, far netip.Prefix) {
 	}
 	if err := n.Do(func() error { return configure("eth0", far, host.Addr()) }); err != nil {
 		t.Fatalf("configure the far end of %s: %v", name, err)
+	}
+	for range 1000 { // until the kernel has seen the carrier it drops what is sent
+		if link, err := netlink.LinkByName(name); err != nil || link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -1,6 +1,6 @@
 /* proa-shim: the part of the container runtime that outlives it.
  *
- *   proa-shim sandbox DIR HOSTNAME [net] [ipc] [uts]   pins new namespaces at DIR/net, …
+ *   proa-shim sandbox DIR HOSTNAME [net|held-net] [ipc] [uts]   pins new namespaces at DIR/net, …; held-net: DIR/net is there
  *   proa-shim first DIR [CGROUP...]                     pins a process namespace at DIR/pid, with a process that stays
  *   proa-shim run SPEC                                  runs a container and stays with it
  *   proa-shim exec SPEC                                 runs a command in a container
@@ -55,11 +55,24 @@ static void loopback_up(void)
 	close(fd);
 }
 
+static void join_held(const char *dir)
+{
+	char path[4096];
+	snprintf(path, sizeof path, "%s/net", dir);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || setns(fd, CLONE_NEWNET) < 0)
+		die(2, "join network namespace %s: %s", path, strerror(errno));
+	close(fd);
+}
+
 static int sandbox(int argc, char **argv)
 {
 	int flags = 0;
 	for (int i = 4; i < argc; i++)
-		flags |= !strcmp(argv[i], "net") ? CLONE_NEWNET : !strcmp(argv[i], "ipc") ? CLONE_NEWIPC : CLONE_NEWUTS;
+		if (!strcmp(argv[i], "held-net"))
+			join_held(argv[2]);
+		else
+			flags |= !strcmp(argv[i], "net") ? CLONE_NEWNET : !strcmp(argv[i], "ipc") ? CLONE_NEWIPC : CLONE_NEWUTS;
 	if (unshare(flags) < 0)
 		die(2, "make namespaces: %s", strerror(errno));
 	if ((flags & CLONE_NEWUTS) && sethostname(argv[3], strlen(argv[3])) < 0)
@@ -67,7 +80,8 @@ static int sandbox(int argc, char **argv)
 	if (flags & CLONE_NEWNET)
 		loopback_up();
 	for (int i = 4; i < argc; i++)
-		pin(argv[2], argv[i]);
+		if (strcmp(argv[i], "held-net"))
+			pin(argv[2], argv[i]);
 	/* Sysctls of the namespaces come as name=value lines on standard input. */
 	static char lines[65536];
 	size_t have = 0;
