@@ -64,8 +64,9 @@ type Config struct {
 	Progress func(step string)
 }
 
-// Ranges of a cluster on one machine.
+// Ranges of a cluster. podRange is what the serving node has of clusterRange.
 var (
+	clusterRange = netip.MustParsePrefix("10.244.0.0/16")
 	podRange     = netip.MustParsePrefix("10.244.0.0/24")
 	serviceRange = netip.MustParsePrefix("10.96.0.0/16")
 	apiServiceIP = "10.96.0.1"
@@ -283,7 +284,9 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err := c.writeKubeconfigs(); err != nil {
 		return err
 	}
-	c.controllers(ctx, server.SchemaOf)
+	if err := c.controllers(ctx, server.SchemaOf); err != nil {
+		return err
+	}
 	c.Progress("starting the node")
 	synced, stop, err := c.node(ctx)
 	if err != nil {

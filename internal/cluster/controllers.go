@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/proa-dev/proa/internal/client/events"
 	"github.com/proa-dev/proa/internal/controllers/cronjob"
 	"github.com/proa-dev/proa/internal/controllers/daemonset"
@@ -15,6 +17,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/garbagecollector"
 	"github.com/proa-dev/proa/internal/controllers/job"
 	"github.com/proa-dev/proa/internal/controllers/namespace"
+	"github.com/proa-dev/proa/internal/controllers/nodeipam"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
 	"github.com/proa-dev/proa/internal/controllers/policystatus"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
@@ -26,8 +29,17 @@ import (
 )
 
 // controllers starts what keeps the objects of the cluster as they ask to be, and the scheduler.
-func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas) {
+func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas) error {
 	manager := c.local.As("system:kube-controller-manager")
+	told := events.New(manager, "cidrAllocator", "", c.log)
+	c.part(ctx, "controller events", told.Run)
+	ranges, err := nodeipam.New(nodeipam.Config{Client: manager, Cluster: clusterRange, Bits: podRange.Bits(), First: c.NodeName, Logger: c.log,
+		Event: func(n *corev1.Node, eventType, reason, format string, args ...any) {
+			told.Eventf(n, eventType, reason, format, args...)
+		}})
+	if err != nil {
+		return err
+	}
 	for _, x := range []interface {
 		Name() string
 		Run(context.Context) error
@@ -35,6 +47,7 @@ func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas)
 		serviceaccount.New(manager, c.ca.CertPEM, c.log),
 		namespace.New(manager, c.log),
 		nodelifecycle.New(manager, c.log),
+		ranges,
 		endpointslice.New(manager, c.log),
 		endpoints.New(manager, c.log),
 		endpointslicemirroring.New(manager, c.log),
@@ -57,4 +70,5 @@ func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas)
 	recorder := events.New(scheduling, "default-scheduler", "", c.log)
 	c.part(ctx, "scheduler events", recorder.Run)
 	c.part(ctx, "scheduler", scheduler.New(scheduler.Config{Client: scheduling, Recorder: recorder, Logger: c.log, Seed: uint64(time.Now().UnixNano())}).Run)
+	return nil
 }

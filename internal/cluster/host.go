@@ -17,6 +17,7 @@ import (
 	"github.com/proa-dev/proa/internal/cluster/instance"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
 	"github.com/proa-dev/proa/internal/network/podnet"
+	"github.com/proa-dev/proa/internal/network/routes"
 )
 
 // hostIP is the address that this machine is reached at: the first global IPv4
@@ -61,7 +62,7 @@ func Reset(data string) error {
 	defer release()
 	var errs []error
 	errs = append(errs, killContainers(data), unmountBelow(data), removeCgroups(cgroupRoot(data)),
-		kubeproxy.Remove(), podnet.Remove(networkDir(data)))
+		kubeproxy.Remove(), routes.Remove(), podnet.Remove(networkDir(data)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reset %s: %w", data, err)
 	}

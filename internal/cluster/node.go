@@ -19,6 +19,7 @@ import (
 	"github.com/proa-dev/proa/internal/network/dns"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
 	"github.com/proa-dev/proa/internal/network/podnet"
+	"github.com/proa-dev/proa/internal/network/routes"
 	"github.com/proa-dev/proa/internal/runtime"
 )
 
@@ -28,7 +29,7 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	if err != nil {
 		return nil, nil, fmt.Errorf("the node's address: %w", err)
 	}
-	net, err := podnet.Open(networkDir(c.DataDir), podRange)
+	net, err := podnet.Open(networkDir(c.DataDir), podRange, clusterRange)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -42,7 +43,7 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	c.part(ctx, "pod network", func(ctx context.Context) error { return net.Run(ctx, c.log) })
 	c.part(ctx, "CRI socket", func(ctx context.Context) error { return rt.Serve(ctx, Socket(c.DataDir), nil) })
 	names, err := dns.New(dns.Config{Client: c.local.As("system:serviceaccount:kube-system:coredns"), Domain: clusterDomain, Listen: netip.AddrPortFrom(gateway(), dnsPort),
-		Sockets: podnet.Early(), Ranges: []netip.Prefix{podRange, serviceRange}, Logger: c.log})
+		Sockets: podnet.Early(), Ranges: []netip.Prefix{clusterRange, serviceRange}, Logger: c.log})
 	if err != nil {
 		rt.Close()
 		return nil, nil, err
@@ -50,7 +51,8 @@ func (c *cluster) node(ctx context.Context) (synced <-chan struct{}, stop func()
 	c.part(ctx, "DNS", names.Run)
 	self := c.local.As("system:node:"+c.NodeName, "system:nodes")
 	c.part(ctx, "kube-proxy", kubeproxy.New(kubeproxy.Config{Client: c.local.As("system:kube-proxy"), NodeName: c.NodeName, NodeIP: nodeIP,
-		Pods: podRange, Services: serviceRange, Logger: c.log}).Run)
+		Pods: clusterRange, Services: serviceRange, Logger: c.log}).Run)
+	c.part(ctx, "routes", routes.New(routes.Config{Client: self, NodeName: c.NodeName, NodeIP: nodeIP, Pods: podRange, Logger: c.log}).Run)
 	recorder := events.New(self, "kubelet", c.NodeName, c.log)
 	c.part(ctx, "kubelet events", recorder.Run)
 	k, err := kubelet.New(kubelet.Config{

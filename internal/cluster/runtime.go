@@ -37,7 +37,7 @@ func RunRuntime(ctx context.Context, cfg RuntimeConfig, ready func(socket string
 		return err
 	}
 	defer release()
-	net, err := podnet.Open(networkDir(cfg.DataDir), cfg.Pods)
+	net, err := podnet.Open(networkDir(cfg.DataDir), cfg.Pods, cfg.Pods)
 	if err != nil {
 		return err
 	}

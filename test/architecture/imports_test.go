@@ -45,6 +45,7 @@ var may = map[string][]string{
 	"network/podnet":       {"client", "api", "network/nft"},
 	"network/kubeproxy":    {"client", "api", "network/nft"},
 	"network/policy":       {"client", "api", "network/nft"},
+	"network/routes":       {"client", "api"},
 	"network/nft":          {}, // the rules that the network parts build from
 	"network/dns":          {"client", "api"},
 	"network/loadbalancer": {"client", "api"},

@@ -38,6 +38,7 @@ const (
 type Network struct {
 	state   string // folder: which address belongs to which sandbox
 	cidr    netip.Prefix
+	cluster netip.Prefix
 	gateway netip.Addr
 	host    *netlink.Handle
 	bridge  netlink.Link
@@ -55,14 +56,15 @@ type Network struct {
 	taken chan struct{} // a ready namespace was
 }
 
-// Open makes the bridge, the rules and the host settings for a range of pod
-// addresses, and remembers what is in use from the state folder.
-func Open(state string, cidr netip.Prefix) (*Network, error) {
+// Open makes the bridge, the rules and the host settings for a node's range of pod
+// addresses, and remembers what is in use from the state folder. cluster is the range
+// of all nodes' pods, who see each other's own addresses.
+func Open(state string, cidr, cluster netip.Prefix) (*Network, error) {
 	if !cidr.Addr().Is4() || cidr.Bits() > 30 {
 		return nil, fmt.Errorf("pod range %s: an IPv4 range of at least four addresses is needed", cidr)
 	}
-	cidr = cidr.Masked()
-	n := &Network{state: state, cidr: cidr, gateway: cidr.Addr().Next(), used: map[netip.Addr]string{}, owner: map[string]netip.Addr{},
+	cidr, cluster = cidr.Masked(), cluster.Masked()
+	n := &Network{state: state, cidr: cidr, cluster: cluster, gateway: cidr.Addr().Next(), used: map[netip.Addr]string{}, owner: map[string]netip.Addr{},
 		ports: map[string][]PortMapping{}, taken: make(chan struct{}, 1)}
 	n.last = n.gateway
 	if err := n.load(); err != nil {

@@ -31,7 +31,7 @@ const nodeIP, farIP = "192.0.2.1", "192.0.2.9"
 func open(t testing.TB, state string, cidr netip.Prefix) *podnet.Network {
 	t.Helper()
 	netns.Need(t)
-	n, err := podnet.Open(state, cidr)
+	n, err := podnet.Open(state, cidr, netip.MustParsePrefix("10.244.0.0/16"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func (n *Network) rules() error {
 	// The host's own traffic to a host port on 127.0.0.1: a pod could not answer that.
 	n.rule(post, n.within(nft.Source, loopback, expr.CmpOpEq), interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpEq), []expr.Any{nft.Masquerade()})
 	// Pods leave the node with its address; who gets multicast may know the sender.
-	n.rule(post, ours, n.within(nft.Destination, n.cidr, expr.CmpOpNeq), n.within(nft.Destination, netip.MustParsePrefix("224.0.0.0/4"), expr.CmpOpNeq),
+	n.rule(post, ours, n.within(nft.Destination, n.cluster, expr.CmpOpNeq), n.within(nft.Destination, netip.MustParsePrefix("224.0.0.0/4"), expr.CmpOpNeq),
 		interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq), []expr.Any{nft.Masquerade()})
 
 	// route_localnet lets answers from pods reach 127.0.0.1, where the host's own
