@@ -14,6 +14,7 @@ import (
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
 	"github.com/proa-dev/proa/internal/apiserver/admission/expression"
+	"github.com/proa-dev/proa/internal/apiserver/admission/podsecurity"
 	"github.com/proa-dev/proa/internal/apiserver/admission/policy"
 	"github.com/proa-dev/proa/internal/apiserver/admission/request"
 	"github.com/proa-dev/proa/internal/apiserver/admission/webhook"
@@ -166,6 +167,7 @@ func New(cfg Config) *Chain {
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
+		podsecurity.New(reader),
 		policy.Expressions{Environments: environments},
 		policy.NewMutating(policies),
 		webhook.NewMutating(hooks),
