@@ -29,6 +29,7 @@ type runner struct {
 	nodes             int
 	timeout           time.Duration
 	keep, serial      bool
+	listen            string
 	pending           bool
 }
 
@@ -49,6 +50,7 @@ func run() error {
 	flag.BoolVar(&r.serial, "serial", true, "run the specs marked Serial too")
 	flag.BoolVar(&r.pending, "pending", false, "run only what has not passed yet, in place of -focus")
 	flag.DurationVar(&r.timeout, "timeout", 2*time.Hour, "bound of the run")
+	flag.StringVar(&r.listen, "listen", "127.0.0.1:16443", "address of the API server")
 	flag.BoolVar(&r.keep, "keep", false, "keep the cluster's data for a look at it")
 	page := flag.String("page", "", "file to write the summary of all results to")
 	only := flag.Bool("summary", false, "run nothing, summarize the results that are kept")
@@ -150,7 +152,12 @@ func (r *runner) once(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	cluster := exec.Command(proa, "--data-dir", r.data, "up", "--listen", "127.0.0.1:16443", "--log-level", "info")
+	registries, stop, err := r.mirrored(archives)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	cluster := exec.Command(proa, "--data-dir", r.data, "--registries", registries, "up", "--listen", r.listen, "--no-kubeconfig", "--log-level", "info")
 	ready := &waiter{file: log, word: []byte("the node is ready"), seen: make(chan struct{})}
 	cluster.Stdout, cluster.Stderr = ready, log
 	if err := cluster.Start(); err != nil {
@@ -254,10 +261,12 @@ func (w *waiter) Write(p []byte) (int, error) {
 	return w.file.Write(p)
 }
 
+// commit is what the binary was built of.
 func commit(ctx context.Context, root string) string {
-	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty").Output()
-	if err != nil {
+	out, err := exec.CommandContext(ctx, filepath.Join(root, "bin", "proa"), "version").Output()
+	f := strings.Fields(string(out))
+	if err != nil || len(f) < 2 {
 		return "unknown"
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSuffix(f[1], ",")
 }
