@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/proa-dev/proa/internal/client/events"
+	"github.com/proa-dev/proa/internal/controllers/certificates"
 	"github.com/proa-dev/proa/internal/controllers/cronjob"
 	"github.com/proa-dev/proa/internal/controllers/daemonset"
 	"github.com/proa-dev/proa/internal/controllers/deployment"
@@ -48,6 +50,8 @@ func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas)
 		namespace.New(manager, c.log),
 		nodelifecycle.New(manager, c.log),
 		ranges,
+		certificates.NewApprover(manager, []netip.Prefix{clusterRange, serviceRange}, c.log),
+		certificates.NewSigner(manager, c.ca.Cert, c.ca.Key, c.log),
 		endpointslice.New(manager, c.log),
 		endpoints.New(manager, c.log),
 		endpointslicemirroring.New(manager, c.log),

@@ -164,6 +164,7 @@ func New(cfg Config) *Chain {
 		NodeTaints{},
 		Priority{reader},
 		DefaultTolerations{},
+		Certificates{cfg.Authorizer},
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
