@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,9 +22,8 @@ import (
 // limit on its rate.
 type client struct {
 	*rest.RESTClient
-	http    *http.Client
-	host    string
-	buffers *sync.Pool
+	http *http.Client
+	host string
 }
 
 func newClient(cfg *rest.Config) (*client, error) {
@@ -45,7 +43,7 @@ func newClient(cfg *rest.Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &client{RESTClient: rc, http: hc, host: cfg.Host, buffers: &sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}}, nil
+	return &client{RESTClient: rc, http: hc, host: cfg.Host}, nil
 }
 
 func (c *client) nodeReady(ctx context.Context) (bool, error) {
@@ -77,10 +75,7 @@ func (c *client) fetch(ctx context.Context, path, accept string) (int64, error) 
 		return 0, err
 	}
 	defer r.Body.Close()
-	// As client-go reads: into a buffer that takes whatever has come.
-	buf := c.buffers.Get().(*[]byte)
-	defer c.buffers.Put(buf)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, *buf)
+	n, err := io.Copy(io.Discard, r.Body)
 	if err == nil && r.StatusCode != http.StatusOK {
 		err = fmt.Errorf("get %s: %s", path, r.Status)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
 	"github.com/proa-dev/proa/internal/apiserver/admission/expression"
+	"github.com/proa-dev/proa/internal/apiserver/admission/noderestriction"
 	"github.com/proa-dev/proa/internal/apiserver/admission/podsecurity"
 	"github.com/proa-dev/proa/internal/apiserver/admission/policy"
 	"github.com/proa-dev/proa/internal/apiserver/admission/request"
@@ -161,14 +162,19 @@ func New(cfg Config) *Chain {
 		NamespaceLifecycle{reader},
 		LimitRanger{reader},
 		ServiceAccount{reader},
+		noderestriction.Plugin{Reader: reader, Authorizer: cfg.Authorizer},
 		NodeTaints{},
 		Priority{reader},
 		DefaultTolerations{},
-		Certificates{cfg.Authorizer},
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
+		DefaultIngressClass{reader},
+		PodTopologyLabels{reader},
 		podsecurity.New(reader),
+		PersistentVolumeClaimResize{reader},
+		Certificates{cfg.Authorizer},
+		PodResize{reader},
 		policy.Expressions{Environments: environments},
 		policy.NewMutating(policies),
 		webhook.NewMutating(hooks),

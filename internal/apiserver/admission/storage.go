@@ -62,3 +62,43 @@ func (p DefaultStorageClass) Admit(_ context.Context, a *rest.Attributes) error 
 	}
 	return nil
 }
+
+// PersistentVolumeClaimResize lets only those claims grow whose volume can.
+type PersistentVolumeClaimResize struct{ Reader Reader }
+
+func (p PersistentVolumeClaimResize) Validate(_ context.Context, a *rest.Attributes) error {
+	if !is(a, "", "persistentvolumeclaims", rest.Update) {
+		return nil
+	}
+	now, ok1 := a.Object.(*corev1.PersistentVolumeClaim)
+	was, ok2 := a.Old.(*corev1.PersistentVolumeClaim)
+	if !ok1 || !ok2 {
+		return nil
+	}
+	size, had := now.Spec.Resources.Requests[corev1.ResourceStorage], was.Spec.Resources.Requests[corev1.ResourceStorage]
+	if size.Cmp(had) <= 0 {
+		return nil
+	}
+	if was.Status.Phase != corev1.ClaimBound {
+		return forbid(a, "Only bound persistent volume claims can be expanded") //nolint:staticcheck // Kubernetes' words
+	}
+	class := classOf(now)
+	if class != "" && class == classOf(was) {
+		if obj, ok := p.Reader.Get(storageClassesGVR, "", class); ok {
+			if c := obj.(*storagev1.StorageClass); c.AllowVolumeExpansion != nil && *c.AllowVolumeExpansion {
+				return nil
+			}
+		}
+	}
+	return forbid(a, "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize")
+}
+
+func classOf(c *corev1.PersistentVolumeClaim) string {
+	if s := c.Annotations[corev1.BetaStorageClassAnnotation]; s != "" {
+		return s
+	}
+	if c.Spec.StorageClassName != nil {
+		return *c.Spec.StorageClassName
+	}
+	return ""
+}

@@ -1,7 +1,6 @@
 package customresource
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -86,13 +85,6 @@ func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinitio
 		},
 		Validate: v.validate, ValidateUpdate: v.validateUpdate, Warnings: warnings,
 		SpecChanged: changed,
-		Model: func(v3 bool) ([]byte, error) {
-			m, err := v.model(v3)
-			if err != nil {
-				return nil, err
-			}
-			return json.Marshal(m)
-		},
 	}
 	if v.spec.Deprecated {
 		r.Warning = deprecation(v.spec, &crd.Spec)

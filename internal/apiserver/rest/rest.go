@@ -156,6 +156,7 @@ const (
 	warningsKey
 	fieldManagerKey
 	annotationsKey
+	trustedKey
 )
 
 // WithUser returns a context that carries who makes the request.
@@ -195,6 +196,15 @@ func Annotate(ctx context.Context, key, value string) {
 		add(key, value)
 	}
 }
+
+// WithTrust returns a context of a part of this process, that is not asked for
+// its rights.
+func WithTrust(ctx context.Context) context.Context {
+	return context.WithValue(ctx, trustedKey, true)
+}
+
+// Trusted reports whether a request comes from a part of this process.
+func Trusted(ctx context.Context) bool { return ctx.Value(trustedKey) != nil }
 
 // WithFieldManager returns a context whose writes are recorded in managedFields
 // under name when their options name no field manager.

@@ -90,6 +90,12 @@ func (s *storage) bind(ctx context.Context, namespace, name string, b *corev1.Bi
 			}
 			pod.Annotations[k] = v
 		}
+		for k, v := range b.Labels {
+			if pod.Labels == nil {
+				pod.Labels = map[string]string{}
+			}
+			pod.Labels[k] = v
+		}
 		condition := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: s.now(), ObservedGeneration: pod.Generation}
 		for i := range pod.Status.Conditions {
 			if pod.Status.Conditions[i].Type == corev1.PodScheduled {

@@ -53,7 +53,7 @@ func (l *Client) As(name string, groups ...string) *Client {
 }
 
 func (l *Client) ctx(ctx context.Context) context.Context {
-	return rest.WithFieldManager(rest.WithUser(ctx, l.who), program(l.who.GetName()))
+	return rest.WithFieldManager(rest.WithUser(rest.WithTrust(ctx), l.who), program(l.who.GetName()))
 }
 
 // program is the name under which a component owns fields: that of Kubernetes'
