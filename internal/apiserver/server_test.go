@@ -112,7 +112,7 @@ func start(t testing.TB, change ...func(*apiserver.Config)) *server {
 		t.Fatal(err)
 	}
 	calls := callout.New(nil)
-	definitions, err = customresource.New(customresource.Config{Registry: registry, Catalog: s.Catalog(), Webhooks: customresource.Callout{Client: calls},
+	definitions, err = customresource.New(customresource.Config{Registry: cfg.Registry.(*rest.Registry), Catalog: s.Catalog(), Webhooks: customresource.Callout{Client: calls},
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)

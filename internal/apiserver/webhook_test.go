@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -118,6 +119,21 @@ func TestAPatchedPodIsDefaultedAndValidated(t *testing.T) {
 	mutating(t, c, "n", admissionregistrationv1.MutatingWebhook{ClientConfig: bad.client(), Rules: rule("/v1:pods", onCreate)})
 	if _, err := c.CoreV1().Pods("default").Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
 		t.Errorf("an invalid patch: %v", err)
+	}
+}
+
+func TestAPatchedCustomResourceIsPrunedAndDefaulted(t *testing.T) {
+	s, c := admitted(t)
+	s.define(t, crontabCRD(nil))
+	h := serveHook(t, patch(`[{"op":"add","path":"/spec/unknown","value":"x"},{"op":"add","path":"/spec/ports","value":[{"name":"a","port":1,"other":2}]}]`))
+	mutating(t, c, "m", admissionregistrationv1.MutatingWebhook{ClientConfig: h.client(), Rules: rule("stable.example.com/v1:crontabs", onCreate)})
+	got, err := s.dynamic(t).Resource(crontabs).Namespace("default").Create(t.Context(), crontab("a", map[string]any{"cronSpec": "* * * * *"}), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"cronSpec": "* * * * *", "image": "busybox", "replicas": int64(1), "ports": []any{map[string]any{"name": "a", "port": int64(1)}}}
+	if spec := got.Object["spec"]; !reflect.DeepEqual(spec, want) {
+		t.Errorf("spec %v, want %v", spec, want)
 	}
 }
 

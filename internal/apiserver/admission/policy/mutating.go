@@ -196,7 +196,9 @@ func (p *Mutating) patch(ctx context.Context, r *request.Request, t *request.Tar
 		}
 	}
 	next.GetObjectKind().SetGroupVersionKind(t.Kind)
-	r.Default(t, next)
+	if err := r.Complete(t, next); err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
 	changed = !apiequality.Semantic.DeepEqual(before, next)
 	if err := r.Replace(t, next); err != nil {
 		return false, apierrors.NewInternalError(err)

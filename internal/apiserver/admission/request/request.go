@@ -194,15 +194,26 @@ func (r *Request) New(t *Target) runtime.Object {
 	return newLike(r.Object)
 }
 
-// Default fills in what an object of a target's kind lacks.
-func (r *Request) Default(t *Target, obj runtime.Object) {
+// Complete makes of an object that was changed one of a target's kind: what a
+// custom resource's schema does not know goes, and what is lacking is filled in.
+func (r *Request) Complete(t *Target, obj runtime.Object) error {
 	res := t.served
 	if res == nil && r.kind == r.Resource.GVK {
 		res = r.Resource
 	}
-	if o, ok := obj.(api.Object); ok && res != nil && res.Default != nil {
+	o, ok := obj.(api.Object)
+	if !ok || res == nil {
+		return nil
+	}
+	if res.Coerce != nil {
+		if _, err := res.Coerce(o, false); err != nil {
+			return err
+		}
+	}
+	if res.Default != nil {
 		res.Default(o)
 	}
+	return nil
 }
 
 // optionsOf gives the options of a write their kind, as their JSON has it.

@@ -122,7 +122,9 @@ func (p *Mutating) apply(ctx context.Context, h *hook, r *request.Request, t *re
 	}
 	annotate(ctx, "patch.webhook.admission.k8s.io/"+where, map[string]any{"configuration": h.configuration, "webhook": h.name, "patch": patch, "patchType": string(got.patchType)})
 	changed := !apiequality.Semantic.DeepEqual(obj, next)
-	r.Default(t, next)
+	if err := r.Complete(t, next); err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
 	if err := r.Replace(t, next); err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
