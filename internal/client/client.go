@@ -39,7 +39,8 @@ type Interface interface {
 	Patch(ctx context.Context, gvr schema.GroupVersionResource, namespace, name, subresource string, kind types.PatchType, data []byte, opts metav1.PatchOptions) (Object, error)
 	Delete(ctx context.Context, gvr schema.GroupVersionResource, namespace, name string, opts metav1.DeleteOptions) error
 	// Informer returns the live view of a resource within scope. Calls with equal
-	// arguments share one. It runs until the client is closed.
+	// arguments share one. It runs until the client is closed. The Watch of a custom
+	// resource fails when that is served no more.
 	Informer(gvr schema.GroupVersionResource, scope Scope) Informer
 	// Resources lists what the server serves (one version per resource, the
 	// preferred one), subresources left out.
@@ -59,6 +60,8 @@ type ResourceInfo struct {
 	Kind       string
 	Namespaced bool
 	Verbs      []string
+	// Custom says that a CustomResourceDefinition defines it: it can end.
+	Custom bool
 }
 
 // Scope limits an informer. The zero value is the whole resource.

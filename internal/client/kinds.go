@@ -13,6 +13,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -53,6 +54,8 @@ var (
 	PodDisruptionBudgets       = kind[*policyv1.PodDisruptionBudget]("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 	PriorityClasses            = kind[*schedulingv1.PriorityClass]("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass")
 	StorageClasses             = kind[*storagev1.StorageClass]("storage.k8s.io", "v1", "storageclasses", "StorageClass")
+
+	CustomResourceDefinitions = kind[*apiextensionsv1.CustomResourceDefinition]("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
 
 	ClusterRoles        = kind[*rbacv1.ClusterRole]("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole")
 	ClusterRoleBindings = kind[*rbacv1.ClusterRoleBinding]("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding")

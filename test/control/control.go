@@ -18,6 +18,8 @@ import (
 
 	"github.com/proa-dev/proa/internal/api/resources"
 	"github.com/proa-dev/proa/internal/apiserver/admission"
+	"github.com/proa-dev/proa/internal/apiserver/customresource"
+	"github.com/proa-dev/proa/internal/apiserver/discovery"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 	"github.com/proa-dev/proa/internal/client"
 	"github.com/proa-dev/proa/internal/cluster/local"
@@ -49,6 +51,20 @@ func New(t testing.TB) *local.Client {
 	c = local.New(registry, list, nil, &user.DefaultInfo{Name: "kubernetes-admin", Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated}})
 	Namespace(t, c, metav1.NamespaceDefault)
 	return c
+}
+
+// CustomResources returns what serves custom resources to a client that New made.
+func CustomResources(t testing.TB, c *local.Client) Part {
+	t.Helper()
+	catalog, err := discovery.NewCatalog(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := customresource.New(customresource.Config{Registry: c.Registry(), Catalog: catalog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 // Namespace makes a namespace with its service account.

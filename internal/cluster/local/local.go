@@ -6,6 +6,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -44,6 +45,9 @@ var _ client.Interface = (*Client)(nil)
 func New(registry *rest.Registry, resources []*api.Resource, tokens *authn.Tokens, who user.Info) *Client {
 	return &Client{registry: registry, resources: resources, tokens: tokens, who: who}
 }
+
+// Registry is what the client calls.
+func (l *Client) Registry() *rest.Registry { return l.registry }
 
 // As returns the client under another name.
 func (l *Client) As(name string, groups ...string) *Client {
@@ -190,7 +194,9 @@ func (l *Client) Resources(context.Context) ([]client.ResourceInfo, error) {
 		out = append(out, info(r))
 	}
 	for _, r := range l.registry.Customs() {
-		out = append(out, info(r))
+		one := info(r)
+		one.Custom = true
+		out = append(out, one)
 	}
 	return out, nil
 }
@@ -205,7 +211,11 @@ func (l *Client) Informer(gvr schema.GroupVersionResource, scope client.Scope) c
 	if !ok {
 		return missing{fmt.Errorf("no resource %s is served", gvr)}
 	}
-	return &informer{cache: c, scope: scope, narrow: cache.Scope{Namespace: scope.Namespace, Name: scope.Name, Index: scope.NodeName}}
+	i := &informer{cache: c, scope: scope, narrow: cache.Scope{Namespace: scope.Namespace, Name: scope.Name, Index: scope.NodeName}}
+	if _, _, custom := l.registry.Custom(gvr.GroupResource()); custom {
+		return &customInformer{informer: i, registry: l.registry, gvr: gvr}
+	}
+	return i
 }
 
 // missing is the informer of a resource that does not exist.
@@ -265,8 +275,13 @@ func (i *informer) Revision() int64 {
 func (i *informer) WaitSynced(ctx context.Context) error { return ctx.Err() }
 
 func (i *informer) Watch(ctx context.Context, fn func(client.Event)) error {
-	known := map[string]client.Object{}
-	for first := true; ; first = false {
+	return i.watch(ctx, map[string]client.Object{}, true, fn)
+}
+
+// watch is Watch of who knows some objects already. It ends with cache.ErrOver
+// when the cache holds the resource no more.
+func (i *informer) watch(ctx context.Context, known map[string]client.Object, first bool, fn func(client.Event)) error {
+	for ; ; first = false {
 		w, snapshot, _, err := i.cache.Watch(cache.WatchOptions{Scope: i.narrow})
 		if err != nil {
 			return err
@@ -292,8 +307,8 @@ func (i *informer) Watch(ctx context.Context, fn func(client.Event)) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, cache.ErrOver) {
+			return err
 		}
 		// It fell too far behind: begin again from the present state.
 	}

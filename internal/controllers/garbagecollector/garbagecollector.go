@@ -39,8 +39,8 @@ type Controller struct {
 	loop   *loop.Loop[ref]
 	events *events.Recorder
 
-	kinds map[schema.GroupKind]client.ResourceInfo // set by Run
-	views map[schema.GroupVersionResource]client.Informer
+	kinds   kinds
+	defined chan struct{} // a definition of a custom resource has changed
 
 	mu         sync.Mutex
 	dependents map[types.UID]map[ref]struct{}
@@ -48,7 +48,8 @@ type Controller struct {
 
 // New returns the controller.
 func New(c client.Interface, log *slog.Logger) *Controller {
-	x := &Controller{client: c, log: log, events: events.New(c, "garbage-collector-controller", "", log), dependents: map[types.UID]map[ref]struct{}{}}
+	x := &Controller{client: c, log: log, events: events.New(c, "garbage-collector-controller", "", log), dependents: map[types.UID]map[ref]struct{}{}, defined: make(chan struct{}, 1),
+		kinds: kinds{byKind: map[schema.GroupKind]client.ResourceInfo{}, views: map[schema.GroupVersionResource]client.Informer{}}}
 	x.loop = loop.New("garbagecollector", log, x.sync)
 	return x
 }
@@ -61,20 +62,15 @@ func (x *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("garbage collector: list resources: %w", err)
 	}
-	x.kinds, x.views = map[schema.GroupKind]client.ResourceInfo{}, map[schema.GroupVersionResource]client.Informer{}
-	var sources []loop.Source
-	for _, r := range resources {
-		if !slices.Contains(r.Verbs, "delete") || !slices.Contains(r.Verbs, "watch") {
-			continue
-		}
-		x.kinds[schema.GroupKind{Group: r.GVR.Group, Kind: r.Kind}] = r
-		x.views[r.GVR] = x.client.Informer(r.GVR, client.Scope{})
-		if r.GVR.Resource == "events" {
-			continue // nobody owns them, and there are many
-		}
-		sources = append(sources, loop.Source{Informer: x.views[r.GVR], Handle: func(e client.Event) { x.changed(r.GVR, e) }})
-	}
+	var wg sync.WaitGroup // of what follows custom resources
+	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sources := x.sources(resources, x.again)
+	if err := x.custom(ctx, &wg); err != nil {
+		return err
+	}
+	wg.Go(func() { x.follow(ctx, &wg) })
 	recorded := make(chan error, 1)
 	go func() { recorded <- x.events.Run(ctx) }()
 	err = x.loop.Run(ctx, workers, sources...)
@@ -174,7 +170,7 @@ func (x *Controller) addOwners(namespace string, owners []metav1.OwnerReference)
 		if !ok {
 			continue
 		}
-		if obj, ok := x.views[at.gvr].Get(at.namespace, at.name); ok && obj.GetUID() == o.UID && obj.GetDeletionTimestamp() != nil && special(obj.GetFinalizers()) {
+		if obj, ok := x.kinds.get(at.gvr, at.namespace, at.name); ok && obj.GetUID() == o.UID && obj.GetDeletionTimestamp() != nil && special(obj.GetFinalizers()) {
 			x.loop.Add(at)
 		}
 	}
@@ -197,7 +193,7 @@ func (x *Controller) resolve(namespace string, o metav1.OwnerReference) (ref, bo
 	if err != nil {
 		return ref{}, false
 	}
-	kind, ok := x.kinds[schema.GroupKind{Group: group.Group, Kind: o.Kind}]
+	kind, ok := x.kinds.kind(schema.GroupKind{Group: group.Group, Kind: o.Kind})
 	if !ok || kind.Namespaced && namespace == "" {
 		return ref{}, false
 	}

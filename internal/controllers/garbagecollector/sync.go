@@ -17,7 +17,7 @@ import (
 
 // sync looks at one object: whether it is to be collected, or waits for others.
 func (x *Controller) sync(ctx context.Context, me ref) error {
-	obj, ok := x.views[me.gvr].Get(me.namespace, me.name)
+	obj, ok := x.kinds.get(me.gvr, me.namespace, me.name)
 	if !ok || obj.GetUID() != me.uid {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (x *Controller) collect(ctx context.Context, me ref, obj client.Object) err
 // then neither must wait for the other.
 func (x *Controller) circular(me ref) bool {
 	for _, d := range x.dependentsOf(me.uid) {
-		if obj, ok := x.views[d.gvr].Get(d.namespace, d.name); ok && obj.GetUID() == d.uid && obj.GetDeletionTimestamp() != nil &&
+		if obj, ok := x.kinds.get(d.gvr, d.namespace, d.name); ok && obj.GetUID() == d.uid && obj.GetDeletionTimestamp() != nil &&
 			slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents) {
 			return true
 		}
@@ -115,13 +115,13 @@ func (x *Controller) owner(ctx context.Context, obj client.Object, o metav1.Owne
 	if !ok {
 		// Nobody can say that it is gone: the object stays.
 		if group, err := schema.ParseGroupVersion(o.APIVersion); err == nil {
-			if _, served := x.kinds[schema.GroupKind{Group: group.Group, Kind: o.Kind}]; served {
+			if _, served := x.kinds.kind(schema.GroupKind{Group: group.Group, Kind: o.Kind}); served {
 				x.warn(obj, o)
 			}
 		}
 		return holds, nil
 	}
-	found, ok := x.views[at.gvr].Get(at.namespace, at.name)
+	found, ok := x.kinds.get(at.gvr, at.namespace, at.name)
 	if !ok || found.GetUID() != o.UID {
 		live, err := x.client.Get(ctx, at.gvr, at.namespace, at.name)
 		switch {
@@ -144,7 +144,7 @@ func (x *Controller) owner(ctx context.Context, obj client.Object, o metav1.Owne
 func (x *Controller) foreground(ctx context.Context, me ref) error {
 	blocked := false
 	for _, d := range x.dependentsOf(me.uid) {
-		obj, ok := x.views[d.gvr].Get(d.namespace, d.name)
+		obj, ok := x.kinds.get(d.gvr, d.namespace, d.name)
 		if !ok || obj.GetUID() != d.uid {
 			continue
 		}
@@ -166,7 +166,7 @@ func (x *Controller) foreground(ctx context.Context, me ref) error {
 // orphan takes the references to an object from its dependents and lets it go.
 func (x *Controller) orphan(ctx context.Context, me ref) error {
 	for _, d := range x.dependentsOf(me.uid) {
-		obj, ok := x.views[d.gvr].Get(d.namespace, d.name)
+		obj, ok := x.kinds.get(d.gvr, d.namespace, d.name)
 		if !ok || obj.GetUID() != d.uid {
 			continue
 		}
