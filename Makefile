@@ -66,10 +66,13 @@ reset: ## Remove the cluster with its containers and data
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: lint
-lint: $(HELPER) $(KUBECTL) ## Check the code: form, vet, staticcheck
+.PHONY: vet
+vet: $(HELPER) $(KUBECTL)
 	@test -z "$$(gofmt -l cmd internal test examples)" || { gofmt -l cmd internal test examples; exit 1; }
 	$(GO) vet -tags $(TAGS),e2e,bench ./...
+
+.PHONY: lint
+lint: vet ## Check the code: form, vet, staticcheck
 	$(GO) run $(STATICCHECK) -tags $(TAGS),e2e,bench ./cmd/... ./internal/... ./test/... ./examples/...
 
 # What the end-to-end test needs besides Go and gcc.
@@ -77,9 +80,10 @@ lint: $(HELPER) $(KUBECTL) ## Check the code: form, vet, staticcheck
 tools:
 	@command -v busybox >/dev/null || { apt-get update -q && apt-get install -y -q busybox-static; } >/dev/null
 	@command -v pgrep >/dev/null || apt-get install -y -q procps >/dev/null
+	@command -v ip >/dev/null || apt-get install -y -q iproute2 >/dev/null
 
 .PHONY: test
-test: tools lint ## Run every test: vet, import rules, units with the race detector, and the real binary (as root)
+test: tools vet ## Run every test: vet, import rules, units with the race detector, and the real binary (as root)
 	$(GO) test -race -tags $(TAGS) ./...
 	$(MAKE) build images
 	@# The machine's own kubectl, or else the one that proa brings.

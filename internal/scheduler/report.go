@@ -13,10 +13,13 @@ import (
 type refusal struct {
 	total     int
 	count     map[reason]int
-	unhelpful int // nodes where evicting pods would not help
-	noVictims int // nodes without pods of lower priority
+	unhelpful int            // nodes where evicting pods would not help
+	noVictims int            // nodes without pods of lower priority
+	still     map[reason]int // what is in the way without those pods too
 	text      string
-	reasons   []reason // what the pod waits for
+	// preemption says why no pod is deleted in favour of this one, whatever the nodes.
+	preemption string
+	reasons    []reason // what the pod waits for
 }
 
 func (r *refusal) String() string {
@@ -38,13 +41,20 @@ func (r *refusal) String() string {
 		out += ": " + strings.Join(parts, ", ")
 	}
 	out += "."
+	if r.preemption != "" {
+		return out + " preemption: " + r.preemption
+	}
 	var why []string
+	for reason, n := range r.still {
+		why = append(why, fmt.Sprintf("%d %s", n, reason))
+	}
 	if r.noVictims > 0 {
 		why = append(why, fmt.Sprintf("%d No preemption victims found for incoming pod", r.noVictims))
 	}
 	if r.unhelpful > 0 {
 		why = append(why, fmt.Sprintf("%d Preemption is not helpful for scheduling", r.unhelpful))
 	}
+	sort.Strings(why)
 	if len(why) > 0 {
 		out += fmt.Sprintf(" preemption: 0/%d nodes are available: %s.", r.total, strings.Join(why, ", "))
 	}

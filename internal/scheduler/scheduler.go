@@ -79,13 +79,14 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	namespaces := client.Namespaces.Informer(s.cfg.Client, client.Scope{})
 	claims := client.PersistentVolumeClaims.Informer(s.cfg.Client, client.Scope{})
 	volumes := client.PersistentVolumes.Informer(s.cfg.Client, client.Scope{})
-	s.state.namespaces, s.state.claims, s.state.volumes = namespaces, claims, volumes
+	budgets := client.PodDisruptionBudgets.Informer(s.cfg.Client, client.Scope{})
+	s.state.namespaces, s.state.claims, s.state.volumes, s.state.budgets = namespaces, claims, volumes, budgets
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 5)
+	failed := make(chan error, 6)
 	watch := func(informer client.Informer, fn func(client.Event)) {
 		wg.Go(func() {
 			if err := informer.Watch(ctx, fn); err != nil && ctx.Err() == nil {
@@ -99,7 +100,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	watch(claims.Informer, func(e client.Event) { s.retry(e, reasonClaim) })
 	watch(volumes.Informer, func(e client.Event) { s.retry(e, reasonClaim) })
 	watch(namespaces.Informer, func(client.Event) {})
-	for _, i := range []client.Informer{nodes.Informer, claims.Informer, volumes.Informer, namespaces.Informer} {
+	watch(budgets.Informer, func(client.Event) {})
+	for _, i := range []client.Informer{nodes.Informer, claims.Informer, volumes.Informer, namespaces.Informer, budgets.Informer} {
 		if err := i.WaitSynced(ctx); err != nil {
 			return first(failed, ctx)
 		}
@@ -179,6 +181,7 @@ func (s *Scheduler) podEvent(e client.Event) {
 	switch {
 	case pod.Spec.NodeName != "" || done:
 		s.queue.remove(pod.UID)
+		s.state.nominate(pod, "")
 		changed := false
 		if done {
 			changed = s.state.removePod(pod.UID)
@@ -192,11 +195,15 @@ func (s *Scheduler) podEvent(e client.Event) {
 		}
 	case pod.Spec.SchedulerName != s.cfg.Name || pod.DeletionTimestamp != nil:
 		s.queue.remove(pod.UID)
+		s.state.nominate(pod, "")
 	case len(pod.Spec.SchedulingGates) > 0:
 		s.queue.remove(pod.UID) // the API server has said so in its condition
 	default:
 		if s.state.assumed(pod.UID) {
 			return // its binding is under way
+		}
+		if _, kept := s.state.nominated[pod.UID]; !kept && e.Old == nil {
+			s.state.nominate(pod, pod.Status.NominatedNodeName) // by an earlier run
 		}
 		if s.queue.add(pod, time.Now()) {
 			s.signal()
@@ -221,13 +228,29 @@ func (s *Scheduler) drain(ctx context.Context, wg *sync.WaitGroup) time.Duration
 			s.mu.Unlock()
 			return wait
 		}
-		node, refusal := s.decide(pod)
+		node, refusal, room := s.decide(pod)
 		if node == "" {
 			s.queue.park(pod, refusal.reasons, time.Now())
+			var victims, lesser []*corev1.Pod
+			if room != nil {
+				node = s.state.nodes[room.node].name
+				lesser = s.state.lesser(pod, room.node)
+				for _, p := range lesser {
+					s.state.nominate(p, "")
+				}
+				s.state.nominate(pod, node)
+				for _, v := range room.victims {
+					victims = append(victims, v.pod)
+				}
+			}
 			s.mu.Unlock()
 			s.refuse(ctx, pod, refusal, wg)
+			if room != nil {
+				s.makeRoom(ctx, pod, node, victims, lesser, wg)
+			}
 			continue
 		}
+		s.state.nominate(pod, "")
 		s.state.assume(pod, node)
 		s.mu.Unlock()
 		select {
@@ -243,12 +266,34 @@ func (s *Scheduler) drain(ctx context.Context, wg *sync.WaitGroup) time.Duration
 	return idle
 }
 
-// decide picks a node for a pod, or says why none will do.
-func (s *Scheduler) decide(pod *corev1.Pod) (string, *refusal) {
+// decide picks a node for a pod, or says why none will do, and whether deleting less
+// important pods would make room.
+func (s *Scheduler) decide(pod *corev1.Pod) (string, *refusal, *preemption) {
 	if r := s.state.claimsRefuse(pod); r != nil {
-		return "", r
+		return "", r, nil
 	}
-	return s.classes.place(s.state, pod)
+	restore := s.state.lift(pod)
+	defer restore()
+	node, r := s.classes.place(s.state, pod)
+	if node != "" || r.total == 0 || r.text != "" {
+		return node, r, nil
+	}
+	if r.preemption = s.state.mayPreempt(pod); r.preemption != "" {
+		return "", r, nil
+	}
+	if r.total == r.unhelpful+r.noVictims {
+		return "", r, nil
+	}
+	cl, err := s.classes.class(pod)
+	if err != nil {
+		return "", r, nil
+	}
+	cl.refresh(s.state)
+	room, why := s.state.preempt(pod, cl, s.classes.rand.IntN(len(s.state.nodes)))
+	if r.still = why; room != nil {
+		r.unhelpful, r.noVictims, r.still = 0, 0, nil
+	}
+	return "", r, room
 }
 
 func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) {

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/types"
 	helper "k8s.io/component-helpers/resource"
 
@@ -28,7 +29,11 @@ type state struct {
 	// ask them. Most clusters have few.
 	anti map[types.UID]*placed
 
+	// nominated are pods that others make room for, with the room that is kept for them.
+	nominated map[types.UID]*placed
+
 	namespaces client.Typed[*corev1.Namespace]
+	budgets    client.Typed[*policyv1.PodDisruptionBudget]
 	claims     client.Typed[*corev1.PersistentVolumeClaim]
 	volumes    client.Typed[*corev1.PersistentVolume]
 }
@@ -63,7 +68,7 @@ type placed struct {
 }
 
 func newState() *state {
-	return &state{index: map[string]int{}, pods: map[types.UID]*placed{}, anti: map[types.UID]*placed{}}
+	return &state{index: map[string]int{}, pods: map[types.UID]*placed{}, anti: map[types.UID]*placed{}, nominated: map[types.UID]*placed{}}
 }
 
 // maxLog bounds the change log; a class that is further behind looks at every node.
@@ -151,6 +156,11 @@ func (s *state) removeNode(name string) {
 	}
 	for _, p := range s.nodes[i].pods {
 		p.node = -1
+	}
+	for uid, r := range s.nominated {
+		if r.node == i {
+			delete(s.nominated, uid)
+		}
 	}
 	s.nodes[i] = node{}
 	delete(s.index, name)
