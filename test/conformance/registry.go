@@ -30,7 +30,8 @@ type mirror struct {
 }
 
 func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if repository, _, ok := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/manifests/"); ok && r.Method != http.MethodPut {
+	// Who asks a mirror says for which registry; what put asks itself goes through.
+	if repository, _, ok := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/manifests/"); ok && r.URL.Query().Has("ns") {
 		if err := m.put(r.Context(), repository); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
