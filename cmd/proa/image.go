@@ -17,7 +17,17 @@ import (
 func imageCommand(data, registries *string) *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "Manage the images on this machine"}
 	open := func() (*images.Store, error) { return cluster.Images(*data, *registries, slog.Default()) }
-	cmd.AddCommand(importCommand(open), pullCommand(open),
+	all := func() (out []*images.Store, err error) {
+		for _, folder := range cluster.Folders(*data) {
+			store, err := cluster.Images(folder, *registries, slog.Default())
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, store)
+		}
+		return out, nil
+	}
+	cmd.AddCommand(importCommand(all), pullCommand(open),
 		&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the images", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				store, err := open()
@@ -62,21 +72,25 @@ func called(img images.Image) string {
 	return strings.Join(img.RepoDigests, ", ")
 }
 
-func importCommand(open func() (*images.Store, error)) *cobra.Command {
+func importCommand(open func() ([]*images.Store, error)) *cobra.Command {
 	var names []string
 	cmd := &cobra.Command{Use: "import FILE...", Short: "Import docker archives or OCI layouts", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := open()
+			stores, err := open()
 			if err != nil {
 				return err
 			}
 			for _, from := range args {
-				list, err := store.Import(cmd.Context(), from, names)
-				for _, img := range list {
-					fmt.Fprintln(cmd.OutOrStdout(), called(img), img.ID)
-				}
-				if err != nil {
-					return err
+				for i, store := range stores { // each node of this machine has its own
+					list, err := store.Import(cmd.Context(), from, names)
+					for _, img := range list {
+						if i == 0 {
+							fmt.Fprintln(cmd.OutOrStdout(), called(img), img.ID)
+						}
+					}
+					if err != nil {
+						return err
+					}
 				}
 			}
 			return nil

@@ -44,7 +44,7 @@ func command() *cobra.Command {
 		TraverseChildren: true} // --data-dir before kubectl is proa's, what comes after is kubectl's
 	data := root.PersistentFlags().String("data-dir", defaultData, "folder that holds everything proa keeps")
 	registries := root.PersistentFlags().String("registries", "/etc/proa/certs.d", "folder of REGISTRY/hosts.toml files: mirrors and certificates of registries, as containerd reads them")
-	root.AddCommand(upCommand(data, registries), downCommand(data), resetCommand(data), statusCommand(data), imageCommand(data, registries), runtimeCommand(data, registries), kubectlCommand(data), versionCommand())
+	root.AddCommand(upCommand(data, registries), agentCommand(data, registries), tokenCommand(data), downCommand(data), resetCommand(data), statusCommand(data), imageCommand(data, registries), runtimeCommand(data, registries), kubectlCommand(data), versionCommand())
 	return root
 }
 

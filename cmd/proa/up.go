@@ -26,6 +26,7 @@ func upCommand(data, registries *string) *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:6443", "address of the API server (use 0.0.0.0:6443 to let other machines and pods in)")
 	f.StringVar(&cfg.NodeName, "node-name", "", "name of the node (default: the host's)")
 	f.StringVar(&cfg.NodeIP, "node-ip", "", "address of the node (default: that of the first interface)")
+	f.IntVar(&cfg.Nodes, "nodes", 0, "how many nodes to run on this machine, each in a network of its own (default: as many as before, or one)")
 	f.StringVar(&level, "log-level", "warn", "debug, info, warn or error")
 	f.BoolVarP(&detach, "detach", "d", false, "return when the node is ready, and leave the cluster running in the background")
 	f.DurationVar(&timeout, "timeout", 2*time.Minute, "how long --detach waits")
@@ -35,6 +36,9 @@ func upCommand(data, registries *string) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if cfg.Logger, err = logger(cmd, level); err != nil {
 			return err
+		}
+		if cfg.Nodes < 0 || cfg.Nodes > cluster.MostNodes {
+			return fmt.Errorf("--nodes %d: from 1 to %d", cfg.Nodes, cluster.MostNodes)
 		}
 		if cfg.DataDir, err = filepath.Abs(*data); err != nil {
 			return err

@@ -36,6 +36,7 @@ import (
 	"github.com/proa-dev/proa/internal/cluster/instance"
 	"github.com/proa-dev/proa/internal/cluster/kubeconfig"
 	"github.com/proa-dev/proa/internal/cluster/local"
+	"github.com/proa-dev/proa/internal/cluster/machines"
 	"github.com/proa-dev/proa/internal/cluster/observe"
 	"github.com/proa-dev/proa/internal/cluster/pki"
 	"github.com/proa-dev/proa/internal/cluster/preflight"
@@ -52,6 +53,8 @@ type Config struct {
 	Listen   string // of the API server, host:port
 	NodeName string // "": the host's name
 	NodeIP   string // "": that of the default route, or the first one
+	// Nodes is how many nodes run on this machine; 0: as many as before, or one.
+	Nodes int
 	// Registries is the folder of the registries' hosts.toml files: mirrors, certificates.
 	Registries string
 	Version    string
@@ -83,7 +86,9 @@ const (
 )
 
 // gateway is the address of this machine in the pod network.
-func gateway() netip.Addr { return podRange.Masked().Addr().Next() }
+func gateway() netip.Addr { return gatewayOf(podRange) }
+
+func gatewayOf(pods netip.Prefix) netip.Addr { return pods.Masked().Addr().Next() }
 
 // Paths of the parts in a data folder.
 func storeDir(data string) string   { return filepath.Join(data, "store") }
@@ -123,6 +128,12 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		}
 		cfg.NodeName = strings.ToLower(name)
 	}
+	if had := 1 + len(machines.Folders(cfg.DataDir)); cfg.Nodes < had {
+		cfg.Nodes = had
+	}
+	if cfg.NodeIP == "" && cfg.Nodes > 1 {
+		cfg.NodeIP = machines.Address(1).String()
+	}
 	if cfg.NodeIP == "" {
 		ip, err := hostIP()
 		if err != nil {
@@ -142,6 +153,11 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if err := machine.Ports(preflight.Port{Part: "API server", Address: cfg.Listen, Remedy: "stop it, or choose another port with --listen"},
 		preflight.Port{Part: "store", Address: etcdClient}, preflight.Port{Part: "kubelet", Address: ":" + kubeletPort}); err != nil {
 		return err
+	}
+	if cfg.Nodes > 1 {
+		if err := machines.Segment(); err != nil {
+			return err
+		}
 	}
 	c := &cluster{Config: cfg, log: cfg.Logger}
 	return c.run(ctx, ready)
@@ -177,7 +193,7 @@ func (c *cluster) part(ctx context.Context, name string, run func(context.Contex
 
 func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	c.fail = make(chan error, 1)
-	listener, inside, err := listen(c.Listen, c.NodeIP, gateway())
+	listener, inside, err := listen(c.Listen, c.NodeIP, gateway(), c.Nodes > 1)
 	if err != nil {
 		return err
 	}
@@ -301,7 +317,21 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		case <-ctx.Done():
 			return nil
 		}
-		if c.waitReady(ctx) && ready != nil {
+		if !waitReady(ctx, c.local, c.NodeName) {
+			return nil
+		}
+		if c.Nodes > 1 {
+			defer c.wg.Go(func() { // nobody else stops them
+				<-ctx.Done()
+				if err := stopNodes(c.DataDir); err != nil {
+					c.log.Warn("stop the other nodes", "err", err)
+				}
+			})
+			if err := c.startNodes(ctx); err != nil {
+				return err
+			}
+		}
+		if ready != nil {
 			ready()
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/proa-dev/proa/internal/cluster/instance"
+	"github.com/proa-dev/proa/internal/cluster/machines"
 	"github.com/proa-dev/proa/internal/network/kubeproxy"
 	"github.com/proa-dev/proa/internal/network/podnet"
 	"github.com/proa-dev/proa/internal/network/routes"
@@ -61,8 +62,16 @@ func Reset(data string) error {
 	}
 	defer release()
 	var errs []error
-	errs = append(errs, killContainers(data), unmountBelow(data), removeCgroups(cgroupRoot(data)),
-		kubeproxy.Remove(), routes.Remove(), podnet.Remove(networkDir(data)))
+	// The other nodes' processes end before what they stand on.
+	errs = append(errs, stopNodes(data))
+	for _, folder := range machines.Folders(data) {
+		errs = append(errs, killContainers(folder))
+	}
+	errs = append(errs, killContainers(data), unmountBelow(data))
+	for _, folder := range Folders(data) {
+		errs = append(errs, removeCgroups(cgroupRoot(folder)))
+	}
+	errs = append(errs, machines.Remove(), kubeproxy.Remove(), routes.Remove(), podnet.Remove(networkDir(data)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reset %s: %w", data, err)
 	}

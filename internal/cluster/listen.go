@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 
 	"github.com/proa-dev/proa/internal/network/podnet"
@@ -13,8 +14,9 @@ import (
 
 // listen opens the API server's port on the address that was asked for and, when
 // that is one that pods cannot reach, on the gateway of the pods too. It returns
-// the address that pods reach the API server at.
-func listen(address, nodeIP string, gateway netip.Addr) (net.Listener, string, error) {
+// the address that pods reach the API server at. With others, the nodes beside this one
+// are let in too, at nodeIP.
+func listen(address, nodeIP string, gateway netip.Addr, others bool) (net.Listener, string, error) {
 	first, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, "", fmt.Errorf("open the API server's port: %w (another cluster, or another program, may use it: choose one with --listen)", err)
@@ -33,7 +35,15 @@ func listen(address, nodeIP string, gateway netip.Addr) (net.Listener, string, e
 		_ = first.Close()
 		return nil, "", fmt.Errorf("open the API server's port for pods: %w (another cluster, or another program, may use it: choose one with --listen)", err)
 	}
-	return join(first, second), gateway.String(), nil
+	if others {
+		third, err := net.Listen("tcp", net.JoinHostPort(nodeIP, strconv.Itoa(at.Port)))
+		if err != nil {
+			_, _ = first.Close(), second.Close()
+			return nil, "", fmt.Errorf("open the API server's port for the other nodes: %w", err)
+		}
+		return together(first, second, third), nodeIP, nil
+	}
+	return together(first, second), gateway.String(), nil
 }
 
 // joined is several listeners as one.
@@ -45,7 +55,7 @@ type joined struct {
 	done  chan struct{}
 }
 
-func join(all ...net.Listener) net.Listener {
+func together(all ...net.Listener) net.Listener {
 	j := &joined{Listener: all[0], all: all, conns: make(chan net.Conn), done: make(chan struct{})}
 	for _, l := range all {
 		go func() { // ends when l is closed

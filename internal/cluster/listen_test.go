@@ -16,7 +16,7 @@ func TestJoinedListenersAcceptFromAllAndCloseTogether(t *testing.T) {
 		}
 		all = append(all, l)
 	}
-	j := join(all...)
+	j := together(all...)
 	for _, l := range all {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {

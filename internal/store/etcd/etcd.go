@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"net"
@@ -27,6 +28,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -245,9 +247,10 @@ func (s *Store) elect(ctx context.Context) error {
 	id := uint64(s.server.MemberID())
 	handOver := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: &id, From: &id}
 	for wait := time.Millisecond; s.server.Lead() == 0; wait = min(2*wait, 50*time.Millisecond) {
-		// Ignored until raft has applied the membership it starts with.
-		if err := s.server.Process(ctx, handOver); err != nil {
-			return fmt.Errorf("elect the only member: %w", err)
+		if s.caughtUp(id) {
+			if err := s.server.Process(ctx, handOver); err != nil {
+				return fmt.Errorf("elect the only member: %w", err)
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -268,6 +271,22 @@ func (s *Store) elect(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for etcd to be ready: %w", ctx.Err())
 	}
+}
+
+// caughtUp says whether raft knows that all it started with is applied. Before, an
+// election would have it look at those entries, of which the server may have dropped
+// the first already: raft panics then. etcd shows this state by expvar alone.
+func (s *Store) caughtUp(id uint64) bool {
+	f, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return true
+	}
+	st, ok := f.Value().(raft.Status)
+	if !ok || st.ID != id {
+		return true
+	}
+	commit := st.HardState.GetCommit()
+	return commit > 0 && st.Applied >= commit
 }
 
 // listen opens the port for etcdctl.

@@ -332,3 +332,21 @@ func BenchmarkStart(b *testing.B) {
 		s.Close()
 	}
 }
+
+// The election at a start comes while the entries of before are applied; each start
+// has many.
+func TestManyRestarts(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 25 {
+		st, err := New(t.Context(), Options{Dir: dir, UnsafeNoFsync: true, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatalf("start %d: %v", i, err)
+		}
+		for k := range 20 {
+			if _, err := st.Create(t.Context(), fmt.Sprintf("/%d/%d", i, k), []byte("value")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		st.Close()
+	}
+}
