@@ -64,6 +64,8 @@ type served struct {
 	gr    schema.GroupResource
 	gvrs  []schema.GroupVersionResource
 	kind  *kind
+	// unlisted are not in discovery yet.
+	unlisted []*api.Resource
 }
 
 // New returns Definitions over a started registry. Load and Run serve them.
@@ -89,6 +91,7 @@ func (d *Definitions) Load(ctx context.Context) error {
 			if err := d.serve(ctx, crd); err != nil {
 				return err
 			}
+			d.list(crd.Name)
 		}
 	}
 	return nil
@@ -236,13 +239,17 @@ func (d *Definitions) sync(ctx context.Context, name string) (others []string, e
 	} else {
 		d.unserve(name)
 	}
+	written := true
 	if want != crd {
-		if err := d.write(ctx, want); err != nil {
+		if written, err = d.write(ctx, want); err != nil {
 			return nil, err
 		}
 		if !equality.Semantic.DeepEqual(crd.Status.AcceptedNames, want.Status.AcceptedNames) {
 			others = d.conflicted(crd.Spec.Group, name)
 		}
+	}
+	if written {
+		d.list(name) // who finds it in discovery finds it established
 	}
 	if crd.DeletionTimestamp != nil && apihelpers.CRDHasFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer) && d.ending[name] == nil {
 		ctx, cancel := context.WithCancel(ctx)
@@ -258,16 +265,16 @@ func (d *Definitions) sync(ctx context.Context, name string) (others []string, e
 	return others, nil
 }
 
-// write writes a definition's status, unless it has changed meanwhile: then its
-// watch tells, and it is looked at again.
-func (d *Definitions) write(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
+// write writes a definition's status, unless it has changed meanwhile (false): then
+// its watch tells, and it is looked at again.
+func (d *Definitions) write(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (bool, error) {
 	_, _, err := d.store.Update(d.as(ctx), "", crd.Name, "status", func(context.Context, api.Object) (api.Object, error) {
 		return crd.DeepCopy(), nil
 	}, rest.UpdateOptions{UpdateOptions: metav1.UpdateOptions{}})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
+		return err == nil, nil
 	}
-	return fmt.Errorf("write the status of %s: %w", crd.Name, err)
+	return false, fmt.Errorf("write the status of %s: %w", crd.Name, err)
 }
 
 // as says who writes.
@@ -302,8 +309,27 @@ func (d *Definitions) serve(ctx context.Context, crd *apiextensionsv1.CustomReso
 	d.mu.Lock()
 	d.served[crd.Name] = s
 	d.mu.Unlock()
+	if old == nil {
+		s.unlisted = c.Versions
+		d.cfg.Catalog.Announce(c.Versions)
+		return nil
+	}
 	d.cfg.Catalog.Replace(before, c.Versions)
 	return nil
+}
+
+// list has discovery show what serve has served.
+func (d *Definitions) list(name string) {
+	d.mu.Lock()
+	s := d.served[name]
+	var add []*api.Resource
+	if s != nil {
+		add, s.unlisted = s.unlisted, nil
+	}
+	d.mu.Unlock()
+	if add != nil {
+		d.cfg.Catalog.Replace(nil, add)
+	}
 }
 
 // unserve ends the serving of a definition and returns what was served of it.

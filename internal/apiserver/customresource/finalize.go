@@ -51,7 +51,7 @@ func terminating(status apiextensionsv1.ConditionStatus, reason, message string)
 func (d *Definitions) finalizeOnce(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
 	if c := apihelpers.FindCRDCondition(crd, apiextensionsv1.Terminating); c == nil || c.Reason == "InstanceDeletionPending" {
 		apihelpers.SetCRDCondition(crd, terminating(apiextensionsv1.ConditionTrue, "InstanceDeletionInProgress", "CustomResource deletion is in progress"))
-		if err := d.write(ctx, crd); err != nil {
+		if _, err := d.write(ctx, crd); err != nil {
 			return err
 		}
 		now := d.get(crd.Name)
@@ -65,7 +65,7 @@ func (d *Definitions) finalizeOnce(ctx context.Context, crd *apiextensionsv1.Cus
 		reason, err := d.deleteObjects(ctx, crd.Name)
 		if err != nil {
 			apihelpers.SetCRDCondition(crd, terminating(apiextensionsv1.ConditionTrue, reason, err.Error()))
-			if werr := d.write(ctx, crd); werr != nil {
+			if _, werr := d.write(ctx, crd); werr != nil {
 				return werr
 			}
 			return err
@@ -74,7 +74,8 @@ func (d *Definitions) finalizeOnce(ctx context.Context, crd *apiextensionsv1.Cus
 	}
 	apihelpers.SetCRDCondition(crd, done)
 	apihelpers.CRDRemoveFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer)
-	return d.write(ctx, crd)
+	_, err := d.write(ctx, crd)
+	return err
 }
 
 // goneWithin is how long objects that are being deleted may keep a definition

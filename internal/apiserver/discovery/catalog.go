@@ -29,7 +29,8 @@ type snapshot struct {
 	generation uint64
 	resources  []*api.Resource // in the order of discovery
 	byGVR      map[schema.GroupVersionResource]*api.Resource
-	external   []External // groups that others serve
+	announced  []*api.Resource // served, and not listed yet
+	external   []External      // groups that others serve
 
 	once sync.Once
 	docs *documents // made at the first question
@@ -74,7 +75,9 @@ func (c *Catalog) Add(resources ...*api.Resource) error {
 		seen[r.GVR] = true
 		list = append(list, r)
 	}
-	c.state.Store(build(old.generation+1, list, old.external))
+	next := build(old.generation+1, list, old.external)
+	next.announce(old.announced)
+	c.state.Store(next)
 	return nil
 }
 
@@ -89,17 +92,39 @@ func (c *Catalog) Set(r *api.Resource) {
 	} else {
 		list = append(list, r)
 	}
-	c.state.Store(build(old.generation+1, list, old.external))
+	next := build(old.generation+1, list, old.external)
+	next.announce(old.announced)
+	c.state.Store(next)
 }
 
-// Replace serves resources in place of others, in one step. It has no effect on
-// discovery when they look the same.
+// Announce serves resources that discovery does not list yet: Replace lists them.
+func (c *Catalog) Announce(add []*api.Resource) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.state.Load()
+	next := build(old.generation, old.resources, old.external)
+	next.announce(append(slices.Clone(old.announced), add...))
+	c.state.Store(next)
+}
+
+func (s *snapshot) announce(resources []*api.Resource) {
+	s.announced = resources
+	for _, r := range resources {
+		s.byGVR[r.GVR] = r
+	}
+}
+
+// Replace serves and lists resources in place of others, in one step.
 func (c *Catalog) Replace(remove []schema.GroupVersionResource, add []*api.Resource) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.state.Load()
-	list := slices.DeleteFunc(slices.Clone(old.resources), func(o *api.Resource) bool { return slices.Contains(remove, o.GVR) })
-	c.state.Store(build(old.generation+1, append(list, add...), old.external))
+	gone := func(o *api.Resource) bool {
+		return slices.Contains(remove, o.GVR) || slices.ContainsFunc(add, func(r *api.Resource) bool { return r.GVR == o.GVR })
+	}
+	next := build(old.generation+1, append(slices.DeleteFunc(slices.Clone(old.resources), gone), add...), old.external)
+	next.announce(slices.DeleteFunc(slices.Clone(old.announced), gone))
+	c.state.Store(next)
 }
 
 // Remove stops to serve a resource.
@@ -108,7 +133,9 @@ func (c *Catalog) Remove(gvr schema.GroupVersionResource) {
 	defer c.mu.Unlock()
 	old := c.state.Load()
 	list := slices.DeleteFunc(slices.Clone(old.resources), func(o *api.Resource) bool { return o.GVR == gvr })
-	c.state.Store(build(old.generation+1, list, old.external))
+	next := build(old.generation+1, list, old.external)
+	next.announce(old.announced)
+	c.state.Store(next)
 }
 
 // SetExternal replaces the groups and versions that others serve.
@@ -116,7 +143,9 @@ func (c *Catalog) SetExternal(list []External) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old := c.state.Load()
-	c.state.Store(build(old.generation+1, old.resources, slices.Clone(list)))
+	next := build(old.generation+1, old.resources, slices.Clone(list))
+	next.announce(old.announced)
+	c.state.Store(next)
 }
 
 // Resource returns a resource that is served.

@@ -157,6 +157,11 @@ func (s *storage) admit(ctx context.Context, attrs *Attributes, obj api.Object) 
 	if err != nil {
 		return nil, err
 	}
+	if s.res.Coerce != nil { // admission knows no schemas
+		if _, err := s.res.Coerce(obj, false); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 	after := obj.GetManagedFields()
 	if len(after) == len(before) && (len(after) == 0 || &after[0] == &before[0]) {
 		return obj, nil // as nearly always
