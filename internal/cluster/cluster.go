@@ -221,7 +221,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	state := local.State{Registry: func() *rest.Registry { return registry }}
 	list, scheme := resources.All(), resources.Scheme()
 	authorizer := rbac.New(state)
-	chain := admission.New(admission.Config{Reader: state, Authorizer: authorizer, Addresses: admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now),
+	chain := admission.New(admission.Config{Reader: state, Authorizer: authorizer, Metrics: metrics, Logger: c.log, Addresses: admission.NewAddresses(state, serviceRange, nodePortLow, nodePortHigh, time.Now),
 		UpdateQuota: func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error) {
 			return client.ResourceQuotas.UpdateStatus(ctx, c.local, q)
 		}})

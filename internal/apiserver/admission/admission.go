@@ -5,8 +5,10 @@ package admission
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -106,6 +108,8 @@ type Config struct {
 	UpdateQuota func(ctx context.Context, q *corev1.ResourceQuota) (*corev1.ResourceQuota, error)
 	// Authorizer answers what policies and match conditions ask of rights.
 	Authorizer auth.Authorizer
+	Metrics    prometheus.Registerer // nil: calls of webhooks are not counted
+	Logger     *slog.Logger
 	Now        func() time.Time // nil: time.Now
 }
 
@@ -152,11 +156,17 @@ func New(cfg Config) *Chain {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	reader := cfg.Reader
 	environments := &expression.Environments{}
 	authorizer := expression.Authorizer(cfg.Authorizer)
 	version := func(gvr schema.GroupVersionResource) func() (any, int) { return versionOf(reader, gvr) }
-	hooks := webhook.Config{Cluster: clusterState{reader}, Client: callout.New(callout.Services{Reader: reader}), Environments: environments, Authorizer: authorizer, Version: version}
+	hooks := webhook.Config{Cluster: clusterState{reader}, Client: callout.New(callout.Services{Reader: reader}), Environments: environments, Authorizer: authorizer, Version: version, Logger: cfg.Logger}
+	if cfg.Metrics != nil {
+		hooks.Metrics = webhook.NewMetrics(cfg.Metrics)
+	}
 	policies := policy.Config{Cluster: clusterState{reader}, Environments: environments, Authorizer: authorizer, Version: version}
 	plugins := []any{
 		NamespaceLifecycle{reader},

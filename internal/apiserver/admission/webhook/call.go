@@ -202,7 +202,7 @@ func denied(name string, result *metav1.Status) error {
 
 // outcome turns the error of a call into that of the request; failedOpen says
 // that the hook's failure is to be ignored.
-func (h *hook) outcome(ctx context.Context, err error) (failedOpen bool, _ error) {
+func (s *source) outcome(ctx context.Context, h *hook, err error) (failedOpen bool, _ error) {
 	var failure *callError
 	if !errors.As(err, &failure) {
 		return false, err
@@ -213,6 +213,7 @@ func (h *hook) outcome(ctx context.Context, err error) (failedOpen bool, _ error
 	if ctx.Err() != nil {
 		return true, apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
+	s.cfg.Logger.Warn("An admission webhook failed, which is ignored as it says", "webhook", h.name, "configuration", h.configuration, "err", err)
 	return true, nil
 }
 

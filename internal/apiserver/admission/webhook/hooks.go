@@ -5,6 +5,7 @@
 package webhook
 
 import (
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,8 @@ type Config struct {
 	Client       *callout.Client
 	Environments *expression.Environments
 	Authorizer   authorizer.UnconditionalAuthorizer
+	Metrics      *Metrics
+	Logger       *slog.Logger
 }
 
 // hook is one webhook of a configuration.

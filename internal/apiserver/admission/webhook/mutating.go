@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
@@ -67,6 +68,7 @@ func (p *Mutating) ask(ctx context.Context, h *hook, r *request.Request, t *requ
 		return apierrors.NewInternalError(err)
 	}
 	where := fmt.Sprintf("round_%d_index_%d", map[bool]int{true: 1}[second], h.index)
+	began := time.Now()
 	got, err := p.source.call(ctx, h, v, t, true)
 	changed := false
 	if err == nil {
@@ -77,12 +79,13 @@ func (p *Mutating) ask(ctx context.Context, h *hook, r *request.Request, t *requ
 			changed, err = p.apply(ctx, h, r, t, v, got, where)
 		}
 	}
+	p.source.cfg.Metrics.called(h, "admit", r.Verb, time.Since(began), err)
 	annotate(ctx, "mutation.webhook.admission.k8s.io/"+where, map[string]any{"configuration": h.configuration, "webhook": h.name, "mutated": changed})
 	turn.Called(h.id, changed, h.reinvoke)
 	if err == nil {
 		return nil
 	}
-	failedOpen, err := h.outcome(ctx, err)
+	failedOpen, err := p.source.outcome(ctx, h, err)
 	if failedOpen {
 		rest.Annotate(ctx, "failed-open.mutation.webhook.admission.k8s.io/"+where, h.name)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/admission"
@@ -39,6 +40,7 @@ func (p *Validating) Validate(ctx context.Context, a *rest.Attributes) error {
 		v      *admission.VersionedAttributes
 		answer *answer
 		err    error
+		took   time.Duration
 	}
 	r := request.New(a, p.source.cfg.Cluster)
 	var calls []*call
@@ -64,22 +66,27 @@ func (p *Validating) Validate(ctx context.Context, a *rest.Attributes) error {
 	}
 	var wg sync.WaitGroup
 	for _, c := range calls {
-		wg.Go(func() { c.answer, c.err = p.source.call(ctx, c.hook, c.v, c.target, false) })
+		wg.Go(func() {
+			began := time.Now()
+			c.answer, c.err = p.source.call(ctx, c.hook, c.v, c.target, false)
+			c.took = time.Since(began)
+		})
 	}
 	wg.Wait()
 	var first error
 	for i, c := range calls {
 		err := c.err
-		switch {
-		case err != nil:
-			failedOpen := false
-			if failedOpen, err = c.hook.outcome(ctx, err); failedOpen {
-				rest.Annotate(ctx, fmt.Sprintf("failed-open.validating.webhook.admission.k8s.io/round_0_index_%d", i), c.hook.name)
-			}
-		default:
+		if err == nil {
 			say(ctx, c.hook, c.answer)
 			if !c.answer.allowed {
 				err = denied(c.hook.name, c.answer.result)
+			}
+		}
+		p.source.cfg.Metrics.called(c.hook, "validating", a.Verb, c.took, err)
+		if err != nil {
+			failedOpen := false
+			if failedOpen, err = p.source.outcome(ctx, c.hook, err); failedOpen {
+				rest.Annotate(ctx, fmt.Sprintf("failed-open.validating.webhook.admission.k8s.io/round_0_index_%d", i), c.hook.name)
 			}
 		}
 		if first == nil {
