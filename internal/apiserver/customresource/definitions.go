@@ -269,7 +269,9 @@ func (d *Definitions) sync(ctx context.Context, name string) (others []string, e
 // its watch tells, and it is looked at again.
 func (d *Definitions) write(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (bool, error) {
 	_, _, err := d.store.Update(d.as(ctx), "", crd.Name, "status", func(context.Context, api.Object) (api.Object, error) {
-		return crd.DeepCopy(), nil
+		out := withStatus(crd) // of which the server takes the status and metadata
+		crd.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+		return out, nil
 	}, rest.UpdateOptions{UpdateOptions: metav1.UpdateOptions{}})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return err == nil, nil
@@ -291,6 +293,10 @@ func (d *Definitions) serve(ctx context.Context, crd *apiextensionsv1.CustomReso
 	d.mu.RUnlock()
 	if old != nil && old.uid == string(crd.UID) && equality.Semantic.DeepEqual(*old.spec, crd.Spec) && equality.Semantic.DeepEqual(old.names, names) {
 		old.kind.closed.Store(closed)
+		if want := &crd.Spec; old.spec != want {
+			old.spec = want
+			old.kind.rebase(crd)
+		}
 		return nil
 	}
 	c, k := custom(crd, names, d.cfg.Webhooks)

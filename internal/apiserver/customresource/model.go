@@ -60,9 +60,9 @@ func (v *version) model(v3 bool) (*spec.Schema, error) {
 		embed(out, ref, v3)
 	}
 	out.AddExtension(gvkExtension, []any{map[string]any{"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind}})
-	if v3 && len(v.spec.SelectableFields) > 0 {
+	if selectable := v.spec.Load().SelectableFields; v3 && len(selectable) > 0 {
 		var fields []any
-		for _, f := range v.spec.SelectableFields {
+		for _, f := range selectable {
 			fields = append(fields, map[string]any{"fieldPath": pathJoin(f.JSONPath)})
 		}
 		out.AddExtension(fieldsExtension, fields)

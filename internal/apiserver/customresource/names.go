@@ -85,7 +85,7 @@ func join(list []string) string {
 // status returns a copy of a definition with the names and conditions that it
 // should have, nil when it has them.
 func status(in *apiextensionsv1.CustomResourceDefinition, t taken) *apiextensionsv1.CustomResourceDefinition {
-	crd := in.DeepCopy()
+	crd := withStatus(in)
 	names, accepted := accept(in, t)
 	crd.Status.AcceptedNames = names
 	set := func(c apiextensionsv1.CustomResourceDefinitionCondition) {
@@ -120,6 +120,13 @@ func status(in *apiextensionsv1.CustomResourceDefinition, t taken) *apiextension
 		return nil
 	}
 	return crd
+}
+
+// withStatus returns a copy whose status can be written to. The rest is in's.
+func withStatus(in *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.CustomResourceDefinition {
+	out := *in
+	in.Status.DeepCopyInto(&out.Status)
+	return &out
 }
 
 // approved says whether a group of the Kubernetes project has its approval.

@@ -32,8 +32,9 @@ func custom(crd *apiextensionsv1.CustomResourceDefinition, names apiextensionsv1
 		spec := &crd.Spec.Versions[i]
 		v := &version{
 			gvk:        schema.GroupVersionKind{Group: crd.Spec.Group, Version: spec.Name, Kind: names.Kind},
-			namespaced: out.Namespaced, preserve: crd.Spec.PreserveUnknownFields, spec: spec,
+			namespaced: out.Namespaced, preserve: crd.Spec.PreserveUnknownFields,
 		}
+		v.spec.Store(spec)
 		k.versions[v.gvk.GroupVersion().String()] = v
 		if spec.Storage {
 			stored = v
@@ -67,8 +68,15 @@ type kind struct {
 	closed     atomic.Bool // its definition is going away
 }
 
+// rebase lets go of an older definition, whose versions crd has unchanged.
+func (k *kind) rebase(crd *apiextensionsv1.CustomResourceDefinition) {
+	for i := range crd.Spec.Versions {
+		k.versions[crd.Spec.Group+"/"+crd.Spec.Versions[i].Name].spec.Store(&crd.Spec.Versions[i])
+	}
+}
+
 func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinition, names apiextensionsv1.CustomResourceDefinitionNames, plural string) *api.Resource {
-	gv := v.gvk.GroupVersion()
+	gv, spec := v.gvk.GroupVersion(), v.spec.Load()
 	r := &api.Resource{
 		GVR: gv.WithResource(plural), GVK: v.gvk, Singular: names.Singular, ShortNames: names.ShortNames, Categories: names.Categories,
 		Namespaced: v.namespaced, ListKind: names.ListKind,
@@ -86,8 +94,8 @@ func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinitio
 		Validate: v.validate, ValidateUpdate: v.validateUpdate, Warnings: warnings,
 		SpecChanged: changed,
 	}
-	if v.spec.Deprecated {
-		r.Warning = deprecation(v.spec, &crd.Spec)
+	if spec.Deprecated {
+		r.Warning = deprecation(spec, &crd.Spec)
 	}
 	r.Closed = func() string {
 		if k.closed.Load() {
@@ -95,7 +103,7 @@ func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinitio
 		}
 		return ""
 	}
-	if sub := v.spec.Subresources; sub != nil {
+	if sub := spec.Subresources; sub != nil {
 		if sub.Status != nil {
 			r.CopyStatus, r.ValidateStatusUpdate = copyStatus, v.validateStatus
 		}
@@ -103,8 +111,8 @@ func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinitio
 			r.Scale = scaleOf(sub.Scale)
 		}
 	}
-	r.Columns, r.Row = columns(v.spec)
-	r.Fields, r.FieldLabels = selectable(v.spec.SelectableFields)
+	r.Columns, r.Row = columns(spec)
+	r.Fields, r.FieldLabels = selectable(spec.SelectableFields)
 	return r
 }
 

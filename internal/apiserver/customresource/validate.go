@@ -106,10 +106,11 @@ func (v *version) rules(c *compiled, errs field.ErrorList, object, before map[st
 
 // validateScale checks what the scale subresource reads, of the spec too when spec is set.
 func (v *version) validateScale(object map[string]any, spec bool) (errs field.ErrorList) {
-	if v.spec.Subresources == nil || v.spec.Subresources.Scale == nil {
+	sub := v.spec.Load().Subresources
+	if sub == nil || sub.Scale == nil {
 		return nil
 	}
-	scale := v.spec.Subresources.Scale
+	scale := sub.Scale
 	count := func(path string) {
 		at := field.NewPath(path)
 		n, _, err := unstructured.NestedInt64(object, pathOf(path)...)

@@ -3,6 +3,7 @@ package customresource
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -23,7 +24,8 @@ type version struct {
 	gvk        schema.GroupVersionKind
 	namespaced bool
 	preserve   bool // spec.preserveUnknownFields of definitions that v1beta1 left behind
-	spec       *apiextensionsv1.CustomResourceDefinitionVersion
+	// spec is part of the newest definition in the cache, so that there is no other copy of it.
+	spec atomic.Pointer[apiextensionsv1.CustomResourceDefinitionVersion]
 
 	once sync.Once
 	made *compiled
@@ -42,7 +44,7 @@ type compiled struct {
 
 func (v *version) compiled() (*compiled, error) {
 	v.once.Do(func() {
-		if v.made, v.err = compile(v.spec, v.preserve); v.err != nil {
+		if v.made, v.err = compile(v.spec.Load(), v.preserve); v.err != nil {
 			v.err = fmt.Errorf("use the schema of %s: %w", v.gvk, v.err)
 		}
 	})
