@@ -44,8 +44,6 @@ func write(verb rest.Verb, gvr schema.GroupVersionResource, kind string, obj api
 	return a
 }
 
-var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
-
 func meta(ns, name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: ns, Name: name} }
 
 func pod(containers ...corev1.Container) *corev1.Pod {

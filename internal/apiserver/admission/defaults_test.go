@@ -142,6 +142,34 @@ func TestOnlyVolumesThatCanGrowAreResized(t *testing.T) {
 	}
 }
 
+func TestSecretsThatAPodMayHave(t *testing.T) {
+	s := state{"serviceaccounts/shop/tight": &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "tight", Annotations: map[string]string{mountableAnnotation: "true"}}, Secrets: []corev1.ObjectReference{{Name: "mine"}}},
+		"serviceaccounts/shop/loose": &corev1.ServiceAccount{ObjectMeta: meta("shop", "loose")}}
+	with := func(account, secret string, annotations map[string]string) *corev1.Pod {
+		p := pod(corev1.Container{Name: "c", EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}}}})
+		p.Spec.ServiceAccountName, p.Annotations = account, annotations
+		return p
+	}
+	mirror := map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+	for _, x := range []struct {
+		name, want string
+		pod        *corev1.Pod
+	}{
+		{"the account's", "", with("tight", "mine", nil)},
+		{"another", `container c with envFrom referencing secret.secretName="other" is not allowed because service account tight does not reference that secret`, with("tight", "other", nil)},
+		{"any", "", with("loose", "other", nil)},
+		{"a mirror's account", "a mirror pod may not reference service accounts", with("loose", "other", mirror)},
+		{"a mirror's secret", "a mirror pod may not reference secrets", with("", "other", mirror)},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			err := ServiceAccount{s}.Validate(t.Context(), write(rest.Create, podsGVR, "Pod", x.pod))
+			if (x.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), x.want) {
+				t.Errorf("got %v, want %q", err, x.want)
+			}
+		})
+	}
+}
+
 func TestAPodIsLabelledAndResizedByItsNode(t *testing.T) {
 	s := state{"nodes//n": &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{corev1.LabelTopologyZone: "z", "other": "x"}},
 		Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("1Gi")}}}}

@@ -14,7 +14,10 @@ import (
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 )
 
-var limitRangesGVR = corev1.SchemeGroupVersion.WithResource("limitranges")
+var (
+	limitRangesGVR = corev1.SchemeGroupVersion.WithResource("limitranges")
+	podsGVR        = corev1.SchemeGroupVersion.WithResource("pods")
+)
 
 // LimitRanger fills in the requests and limits of containers from the
 // namespace's LimitRanges, and refuses pods and claims outside their bounds.
@@ -77,7 +80,8 @@ func fill(c *corev1.Container, item corev1.LimitRangeItem) []string {
 }
 
 func (p LimitRanger) Validate(_ context.Context, a *rest.Attributes) error {
-	if !is(a, "", "pods", rest.Create) && !is(a, "", "persistentvolumeclaims", rest.Create, rest.Update) {
+	resized := a.Verb == rest.Update && a.Subresource == "resize" && a.Resource.GVR == podsGVR
+	if !resized && !is(a, "", "pods", rest.Create) && !is(a, "", "persistentvolumeclaims", rest.Create, rest.Update) {
 		return nil
 	}
 	var problems []string

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/rand"
 
+	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/rest"
 )
 
@@ -26,7 +28,7 @@ var serviceAccountsGVR = corev1.SchemeGroupVersion.WithResource("serviceaccounts
 // cluster's root certificate and the namespace's name into each container.
 type ServiceAccount struct{ Reader Reader }
 
-func (p ServiceAccount) Admit(_ context.Context, a *rest.Attributes) error {
+func (p ServiceAccount) Admit(ctx context.Context, a *rest.Attributes) error {
 	if !is(a, "", "pods", rest.Create) {
 		return nil
 	}
@@ -38,7 +40,7 @@ func (p ServiceAccount) Admit(_ context.Context, a *rest.Attributes) error {
 		pod.Spec.ServiceAccountName = "default"
 	}
 	pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
-	obj, ok := p.Reader.Get(serviceAccountsGVR, a.Namespace, pod.Spec.ServiceAccountName)
+	obj, ok := p.account(ctx, a.Namespace, pod.Spec.ServiceAccountName)
 	if !ok {
 		return apierrors.NewForbidden(a.Resource.GVR.GroupResource(), pod.Name,
 			fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found", a.Namespace, pod.Spec.ServiceAccountName, pod.Spec.ServiceAccountName))
@@ -51,6 +53,27 @@ func (p ServiceAccount) Admit(_ context.Context, a *rest.Attributes) error {
 		pod.Spec.ImagePullSecrets = slices.Clone(account.ImagePullSecrets)
 	}
 	return nil
+}
+
+// A controller makes the service account "default" of a new namespace: pods that
+// come at once wait for it.
+const (
+	accountAttempts = 10
+	accountPause    = 100 * time.Millisecond
+)
+
+func (p ServiceAccount) account(ctx context.Context, namespace, name string) (api.Object, bool) {
+	for attempt := 1; ; attempt++ {
+		obj, ok := p.Reader.Get(serviceAccountsGVR, namespace, name)
+		if ok || name != "default" || attempt == accountAttempts {
+			return obj, ok
+		}
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-time.After(accountPause):
+		}
+	}
 }
 
 func automount(account *corev1.ServiceAccount, pod *corev1.Pod) bool {
