@@ -104,6 +104,9 @@ type Resource struct {
 	Warning  string
 	Closed   func() string
 	Coerce   func(obj Object, report bool) (unknown []string, err error)
+	// Model returns the OpenAPI model of a custom resource's kind as JSON, in v3 or
+	// in what v2 can say. Nil: anything goes.
+	Model func(v3 bool) ([]byte, error)
 
 	// Columns and Row print the resource as a Table; Row's cells match Columns.
 	// Nil: Name and Age.

@@ -212,12 +212,11 @@ func frogs() *api.Resource {
 }
 
 func TestCustomResourcesComeAndGo(t *testing.T) {
-	s := start(t, func(c *apiserver.Config) {
-		c.CustomSchema = func(schema.GroupVersionResource) json.RawMessage {
-			return json.RawMessage(`{"type":"object","description":"Frog is green.","properties":{"spec":{"type":"object","properties":{"legs":{"type":"integer"}}}}}`)
-		}
-	})
+	s := start(t)
 	res := frogs()
+	res.Model = func(bool) ([]byte, error) {
+		return []byte(`{"type":"object","description":"Frog is green.","properties":{"spec":{"type":"object","properties":{"legs":{"type":"integer"}}}}}`), nil
+	}
 	if err := s.registry.Add(t.Context(), res); err != nil {
 		t.Fatal(err)
 	}

@@ -61,8 +61,6 @@ type Config struct {
 	Paths map[string]http.Handler
 	// Delegate returns who serves a group and version that the server does not.
 	Delegate func(group, version string) http.Handler
-	// CustomSchema returns the OpenAPI v3 schema of a custom resource.
-	CustomSchema func(gvr schema.GroupVersionResource) json.RawMessage
 	// Address is how in-cluster clients reach the server (host:port).
 	Address string
 	Logger  *slog.Logger
@@ -101,7 +99,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, catalog: catalog, idle: make(chan struct{}, 1)}
-	s.openapi = &openapi.Handler{Catalog: catalog, Version: cfg.Version.GitVersion, Schema: cfg.CustomSchema, Logger: cfg.Logger}
+	s.openapi = &openapi.Handler{Catalog: catalog, Version: cfg.Version.GitVersion, Logger: cfg.Logger}
 	s.proxy = proxy.New(proxy.Config{Registry: cfg.Registry, Nodes: cfg.Nodes, Logger: cfg.Logger})
 	checks := append(slices.Clone(cfg.Checks), Check{Name: "shutdown", ReadyOnly: true, Check: func(context.Context) error {
 		if s.stopping.Load() {
@@ -133,9 +131,6 @@ func New(cfg Config) (*Server, error) {
 // Catalog is what is served: custom resources are added to it, after their
 // storage was added to the registry.
 func (s *Server) Catalog() *discovery.Catalog { return s.catalog }
-
-// InvalidateOpenAPI says that the schema of a custom resource has changed.
-func (s *Server) InvalidateOpenAPI() { s.openapi.Invalidate() }
 
 // SchemaOf returns the schema of a kind, without references; nil when it is not served.
 func (s *Server) SchemaOf(gvk schema.GroupVersionKind) (*spec.Schema, error) {

@@ -270,7 +270,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	server, err := apiserver.New(apiserver.Config{
 		Metrics: metrics, Checks: observe.Checks(st, bootstrapped), Paths: paths,
 		Registry: registry, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log,
-		Authenticator: authn.New(c.ca.Pool(), c.tokens, open), Authorizer: authorizer,
+		Authenticator: authn.New(c.ca.Pool(), c.tokens, open).WithBootstrap(authn.NewBootstrap(state, time.Now)), Authorizer: authorizer,
 		TokenIssuer: c.tokens, TokenReviewer: c.tokens, Nodes: nodes,
 		TLS:     &tls.Config{Certificates: []tls.Certificate{c.serving.TLS()}, ClientCAs: c.ca.Pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12},
 		Version: version.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+proa", GitTreeState: "clean", Platform: "linux/amd64", Compiler: "gc"},

@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/proa-dev/proa/internal/client/events"
+	"github.com/proa-dev/proa/internal/controllers/certificates"
 	"github.com/proa-dev/proa/internal/controllers/cronjob"
 	"github.com/proa-dev/proa/internal/controllers/daemonset"
 	"github.com/proa-dev/proa/internal/controllers/deployment"
@@ -19,11 +21,14 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodeipam"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/internal/controllers/podgc"
 	"github.com/proa-dev/proa/internal/controllers/policystatus"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
 	"github.com/proa-dev/proa/internal/controllers/resourcequota"
 	"github.com/proa-dev/proa/internal/controllers/serviceaccount"
 	"github.com/proa-dev/proa/internal/controllers/statefulset"
+	"github.com/proa-dev/proa/internal/controllers/storageprotection"
+	"github.com/proa-dev/proa/internal/controllers/tainteviction"
 	"github.com/proa-dev/proa/internal/controllers/ttlafterfinished"
 	"github.com/proa-dev/proa/internal/scheduler"
 )
@@ -48,6 +53,12 @@ func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas)
 		namespace.New(manager, c.log),
 		nodelifecycle.New(manager, c.log),
 		ranges,
+		certificates.NewApprover(manager, []netip.Prefix{clusterRange, serviceRange}, c.log),
+		certificates.NewSigner(manager, c.ca.Cert, c.ca.Key, c.log),
+		tainteviction.New(manager, c.log),
+		podgc.New(manager, podgc.Terminated, c.log),
+		storageprotection.NewClaims(manager, c.log),
+		storageprotection.NewVolumes(manager, c.log),
 		endpointslice.New(manager, c.log),
 		endpoints.New(manager, c.log),
 		endpointslicemirroring.New(manager, c.log),

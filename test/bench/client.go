@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,8 +23,9 @@ import (
 // limit on its rate.
 type client struct {
 	*rest.RESTClient
-	http *http.Client
-	host string
+	http    *http.Client
+	host    string
+	buffers *sync.Pool
 }
 
 func newClient(cfg *rest.Config) (*client, error) {
@@ -43,7 +45,7 @@ func newClient(cfg *rest.Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &client{RESTClient: rc, http: hc, host: cfg.Host}, nil
+	return &client{RESTClient: rc, http: hc, host: cfg.Host, buffers: &sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}}, nil
 }
 
 func (c *client) nodeReady(ctx context.Context) (bool, error) {
@@ -75,7 +77,10 @@ func (c *client) fetch(ctx context.Context, path, accept string) (int64, error) 
 		return 0, err
 	}
 	defer r.Body.Close()
-	n, err := io.Copy(io.Discard, r.Body)
+	// As client-go reads: into a buffer that takes whatever has come.
+	buf := c.buffers.Get().(*[]byte)
+	defer c.buffers.Put(buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, *buf)
 	if err == nil && r.StatusCode != http.StatusOK {
 		err = fmt.Errorf("get %s: %s", path, r.Status)
 	}

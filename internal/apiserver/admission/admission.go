@@ -176,6 +176,7 @@ func New(cfg Config) *Chain {
 		NodeTaints{},
 		Priority{reader},
 		DefaultTolerations{},
+		Certificates{cfg.Authorizer},
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},

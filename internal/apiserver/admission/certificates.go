@@ -30,6 +30,26 @@ func forbid(a *rest.Attributes, format string, args ...any) error {
 	return apierrors.NewForbidden(a.Resource.GVR.GroupResource(), a.Name, fmt.Errorf(format, args...))
 }
 
+// Admit writes down who asks for a certificate.
+func (p Certificates) Admit(_ context.Context, a *rest.Attributes) error {
+	if !is(a, "certificates.k8s.io", "certificatesigningrequests", rest.Create) {
+		return nil
+	}
+	c, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok || a.User == nil {
+		return nil
+	}
+	// Never what the request says of itself.
+	c.Spec.Username, c.Spec.UID, c.Spec.Groups, c.Spec.Extra = a.User.GetName(), a.User.GetUID(), slices.Clone(a.User.GetGroups()), nil
+	if extra := a.User.GetExtra(); len(extra) > 0 {
+		c.Spec.Extra = map[string]certificatesv1.ExtraValue{}
+		for k, v := range extra {
+			c.Spec.Extra[k] = slices.Clone(v)
+		}
+	}
+	return nil
+}
+
 func (p Certificates) Validate(ctx context.Context, a *rest.Attributes) error {
 	if a.Resource.GVR.Group != certificatesv1.GroupName {
 		return nil

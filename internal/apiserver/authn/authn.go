@@ -16,6 +16,7 @@ import (
 type Authenticator struct {
 	clientCA  *x509.CertPool
 	tokens    *Tokens
+	bootstrap *Bootstrap
 	anonymous func(path string) bool
 }
 
@@ -42,6 +43,11 @@ func (a *Authenticator) Authenticate(r *http.Request) (user.Info, bool, error) {
 		return authenticated(&user.DefaultInfo{Name: leaf.Subject.CommonName, Groups: leaf.Subject.Organization}), true, nil
 	}
 	if token, ok := bearer(r); ok {
+		if a.bootstrap != nil {
+			if who, ok := a.bootstrap.Authenticate(token); ok {
+				return authenticated(who), true, nil
+			}
+		}
 		if a.tokens == nil {
 			return nil, false, errBadToken
 		}

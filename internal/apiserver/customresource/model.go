@@ -3,6 +3,8 @@ package customresource
 import (
 	"slices"
 
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	openapiv2 "k8s.io/apiextensions-apiserver/pkg/controller/openapi/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,16 +30,25 @@ var (
 	describeMeta = metav1.PartialObjectMetadata{}.SwaggerDoc()["metadata"]
 )
 
+// structureOf returns a version's schema, nil when it has none.
+func structureOf(spec *apiextensionsv1.CustomResourceDefinitionVersion) (*structural.Structural, error) {
+	if spec.Schema == nil || spec.Schema.OpenAPIV3Schema == nil {
+		return nil, nil
+	}
+	internal := &apiextensions.JSONSchemaProps{}
+	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(spec.Schema.OpenAPIV3Schema.DeepCopy(), internal, nil); err != nil {
+		return nil, err
+	}
+	return structural.NewStructural(internal)
+}
+
 // model returns the OpenAPI model of a version's kind: its schema with what every
 // object has. In OpenAPI v2, of which clients know no nullable values and no
 // unknown fields, it says less.
 func (v *version) model(v3 bool) (*spec.Schema, error) {
-	c, err := v.compiled()
-	if err != nil {
-		return nil, err
-	}
-	s := c.schema
-	if s != nil && len(structural.ValidateStructural(nil, s)) > 0 {
+	// Made anew for each question, which are few: what clients ask for is kept by them.
+	s, err := structureOf(v.spec.Load())
+	if err != nil || s != nil && len(structural.ValidateStructural(nil, s)) > 0 {
 		s = nil
 	}
 	var out *spec.Schema
@@ -49,12 +60,12 @@ func (v *version) model(v3 bool) (*spec.Schema, error) {
 		// Without properties kubectl takes any field; with some it would refuse the others.
 		out = &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
 	} else {
-		s = s.DeepCopy().Unfold()
+		s = s.Unfold()
 		if !v3 {
 			s = openapiv2.ToStructuralOpenAPIV2(s)
 		}
 		out = s.ToKubeOpenAPI()
-		out.SetProperty("metadata", *spec.RefSchema(ref + objectMeta).WithDescription(describeMeta))
+		out.SetProperty("metadata", metaOf(ref, v3))
 		out.SetProperty("apiVersion", *spec.StringProperty().WithDescription(describeVersion))
 		out.SetProperty("kind", *spec.StringProperty().WithDescription(describeKind))
 		embed(out, ref, v3)
@@ -68,6 +79,15 @@ func (v *version) model(v3 bool) (*spec.Schema, error) {
 		out.AddExtension(fieldsExtension, fields)
 	}
 	return out, nil
+}
+
+// metaOf refers to the model of metadata; a reference of v3 has nothing beside it.
+func metaOf(ref string, v3 bool) spec.Schema {
+	if !v3 {
+		return *spec.RefSchema(ref + objectMeta).WithDescription(describeMeta)
+	}
+	out := spec.Schema{SchemaProps: spec.SchemaProps{AllOf: []spec.Schema{*spec.RefSchema(ref + objectMeta)}}}
+	return *out.WithDescription(describeMeta)
 }
 
 func pathJoin(path string) string {
@@ -101,7 +121,7 @@ func embed(s *spec.Schema, ref string, v3 bool) {
 	}
 	s.SetProperty("apiVersion", *spec.StringProperty().WithDescription("apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"))
 	s.SetProperty("kind", *spec.StringProperty().WithDescription("kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))
-	s.SetProperty("metadata", *spec.RefSchema(ref + objectMeta).WithDescription(describeMeta))
+	s.SetProperty("metadata", metaOf(ref, v3))
 	for _, name := range []string{"kind", "apiVersion"} {
 		if !slices.Contains(s.Required, name) {
 			s.Required = append(s.Required, name)

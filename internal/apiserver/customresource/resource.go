@@ -1,6 +1,7 @@
 package customresource
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -93,6 +94,13 @@ func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinitio
 		},
 		Validate: v.validate, ValidateUpdate: v.validateUpdate, Warnings: warnings,
 		SpecChanged: changed,
+		Model: func(v3 bool) ([]byte, error) {
+			m, err := v.model(v3)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(m)
+		},
 	}
 	if spec.Deprecated {
 		r.Warning = deprecation(spec, &crd.Spec)

@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/internal/api"
 )
@@ -68,8 +69,8 @@ func modelName(obj runtime.Object) string {
 // modelOf returns the model names of a resource's object and list.
 func modelOf(res *api.Resource) (object, list string) {
 	if _, ok := res.New().(*unstructured.Unstructured); ok {
-		name := reversed(res.GVK.Group) + "." + res.GVK.Version + "." + res.GVK.Kind
-		return name, name + "List"
+		prefix := reversed(res.GVK.Group) + "." + res.GVK.Version + "."
+		return prefix + res.GVK.Kind, prefix + listKind(res)
 	}
 	object = modelName(res.New())
 	if res.NewList != nil {
@@ -87,84 +88,73 @@ func reversed(group string) string {
 	return string(bytes.Join(parts, []byte{'.'}))
 }
 
-// addCustom makes the models of a custom resource from its schema (nil: anything goes).
-func addCustom(models map[string]*model, res *api.Resource, schema json.RawMessage) error {
+// addCustom makes the models of a custom resource.
+func addCustom(models map[string]*model, res *api.Resource) error {
 	object, list := modelOf(res)
-	gvk := []map[string]string{{"group": res.GVK.Group, "version": res.GVK.Version, "kind": res.GVK.Kind}}
-	root := map[string]any{}
-	if len(schema) > 0 {
-		if err := json.Unmarshal(schema, &root); err != nil {
-			return fmt.Errorf("schema of %s: %w", res.GVR, err)
-		}
-	}
-	properties, _ := root["properties"].(map[string]any)
-	if properties == nil {
-		properties = map[string]any{}
-		if len(schema) == 0 {
-			root["x-kubernetes-preserve-unknown-fields"] = true
-		}
-	}
-	build := func(ref string, v3 bool) (json.RawMessage, error) {
-		own := map[string]any{}
-		for k, v := range root {
-			own[k] = v
-		}
-		props := map[string]any{}
-		for k, v := range properties {
-			props[k] = v
-		}
-		for name, from := range map[string]string{
-			"apiVersion": "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
-			"kind":       "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
-		} {
-			props[name] = map[string]any{"type": "string", "description": from}
-		}
-		props["metadata"] = reference(ref, metaPrefix+"ObjectMeta", "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata", v3)
-		own["type"] = "object"
-		own["properties"] = props
-		own["x-kubernetes-group-version-kind"] = gvk
-		if !v3 { // what OpenAPI v2 cannot say is left out, so that its clients do not refuse what is right
-			own = map[string]any{
-				"type": "object", "description": own["description"], "x-kubernetes-group-version-kind": gvk,
-				"x-kubernetes-preserve-unknown-fields": true,
-				"properties":                           map[string]any{"apiVersion": props["apiVersion"], "kind": props["kind"], "metadata": props["metadata"]},
-			}
-			if own["description"] == nil {
-				delete(own, "description")
-			}
-		}
-		return json.Marshal(own)
-	}
-	listOf := func(ref string, v3 bool) (json.RawMessage, error) {
-		return json.Marshal(map[string]any{
-			"type": "object", "description": res.GVK.Kind + "List is a list of " + res.GVK.Kind, "required": []string{"items"},
-			"properties": map[string]any{
-				"apiVersion": map[string]any{"type": "string"},
-				"kind":       map[string]any{"type": "string"},
-				"metadata":   reference(ref, metaPrefix+"ListMeta", "Standard list metadata.", v3),
-				"items":      map[string]any{"type": "array", "items": map[string]any{"$ref": ref + object}},
-			},
-			"x-kubernetes-group-version-kind": []map[string]string{{"group": res.GVK.Group, "version": res.GVK.Version, "kind": res.GVK.Kind + "List"}},
-		})
+	if models[object] != nil && models[list] != nil {
+		return nil
 	}
 	o := &model{Name: object, Refs: []string{metaPrefix + "ObjectMeta"}}
 	l := &model{Name: list, Refs: []string{metaPrefix + "ListMeta", object}}
-	var err error
-	for _, m := range []struct {
-		to   *json.RawMessage
-		make func(string, bool) (json.RawMessage, error)
-		v3   bool
-	}{{&o.V2, build, false}, {&o.V3, build, true}, {&l.V2, listOf, false}, {&l.V3, listOf, true}} {
-		ref := refV2
-		if m.v3 {
-			ref = refV3
-		}
-		if *m.to, err = m.make(ref, m.v3); err != nil {
+	for _, v3 := range []bool{false, true} {
+		own, err := customModel(res, v3)
+		if err != nil {
 			return fmt.Errorf("model of %s: %w", res.GVR, err)
+		}
+		many, err := customList(res, object, v3)
+		if err != nil {
+			return fmt.Errorf("model of %s: %w", res.GVR, err)
+		}
+		if v3 {
+			o.V3, l.V3 = own, many
+		} else {
+			o.V2, l.V2 = own, many
 		}
 	}
 	models[object], models[list] = o, l
 	return nil
+}
+
+func customModel(res *api.Resource, v3 bool) (json.RawMessage, error) {
+	if res.Model != nil {
+		return res.Model(v3)
+	}
+	return json.Marshal(map[string]any{"type": "object", "x-kubernetes-group-version-kind": kindOf(res.GVK)})
+}
+
+func kindOf(gvk schema.GroupVersionKind) []map[string]string {
+	return []map[string]string{{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}}
+}
+
+const (
+	aboutVersion = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"
+	aboutKind    = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
+)
+
+func customList(res *api.Resource, object string, v3 bool) (json.RawMessage, error) {
+	ref, gvk := refV2, res.GVK
+	if v3 {
+		ref = refV3
+	}
+	gvk.Kind = listKind(res)
+	return json.Marshal(map[string]any{
+		"type": "object", "description": gvk.Kind + " is a list of " + res.GVK.Kind, "required": []string{"items"},
+		"properties": map[string]any{
+			"apiVersion": map[string]any{"type": "string", "description": aboutVersion},
+			"kind":       map[string]any{"type": "string", "description": aboutKind},
+			"metadata":   reference(ref, metaPrefix+"ListMeta", "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds", v3),
+			"items": map[string]any{"type": "array", "items": map[string]any{"$ref": ref + object},
+				"description": "List of " + res.GVR.Resource + ". More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"},
+		},
+		"x-kubernetes-group-version-kind": kindOf(gvk),
+	})
+}
+
+func listKind(res *api.Resource) string {
+	if res.ListKind != "" {
+		return res.ListKind
+	}
+	return res.GVK.Kind + "List"
 }
 
 const (
@@ -174,7 +164,7 @@ const (
 
 func reference(prefix, name, description string, v3 bool) map[string]any {
 	if v3 {
-		return map[string]any{"description": description, "default": map[string]any{}, "allOf": []any{map[string]any{"$ref": prefix + name}}}
+		return map[string]any{"description": description, "allOf": []any{map[string]any{"$ref": prefix + name}}}
 	}
 	return map[string]any{"description": description, "$ref": prefix + name}
 }

@@ -28,7 +28,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/internal/api"
 	"github.com/proa-dev/proa/internal/apiserver/discovery"
@@ -38,14 +37,12 @@ import (
 type Handler struct {
 	Catalog *discovery.Catalog
 	Version string // of the server, e.g. v1.37.2
-	// Schema returns the schema (OpenAPI v3, JSON) of a custom resource; nil for
-	// none. It may be called from many goroutines.
-	Schema func(gvr schema.GroupVersionResource) json.RawMessage
-	Logger *slog.Logger
+	Logger  *slog.Logger
 
 	mu         sync.Mutex
 	generation uint64
-	hashes     map[string]string // of the documents by path; "" is v2's
+	hashes     map[string]string          // of the documents by path
+	of         map[string][]*api.Resource // what the hashes are of
 }
 
 const (
@@ -85,19 +82,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Invalidate forgets the hashes: a schema of a custom resource has changed.
-func (h *Handler) Invalidate() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.hashes = nil
-}
-
 func hashOf(b []byte) string {
 	sum := sha512.Sum512(b)
 	return strings.ToUpper(hex.EncodeToString(sum[:]))
 }
 
-// hash returns the hashes of all documents of v3, made anew when the catalog changed.
+// allHashes returns the hashes of all documents of v3. Those of groups that have
+// changed are made anew: a resource that changes is another one.
 func (h *Handler) allHashes() (map[string]string, error) {
 	generation := h.Catalog.Generation()
 	h.mu.Lock()
@@ -105,19 +96,26 @@ func (h *Handler) allHashes() (map[string]string, error) {
 	if h.hashes != nil && h.generation == generation {
 		return h.hashes, nil
 	}
-	models, err := h.models()
-	if err != nil {
-		return nil, err
-	}
-	hashes := map[string]string{}
-	for path, resources := range h.byVersion() {
+	hashes, of := map[string]string{}, h.byVersion()
+	var models map[string]*model
+	for path, resources := range of {
+		if slices.Equal(resources, h.of[path]) {
+			hashes[path] = h.hashes[path]
+			continue
+		}
+		if models == nil {
+			var err error
+			if models, err = unpack(); err != nil {
+				return nil, err
+			}
+		}
 		doc, err := h.document(models, resources, true)
 		if err != nil {
 			return nil, err
 		}
 		hashes[path] = hashOf(doc)
 	}
-	h.hashes, h.generation = hashes, generation
+	h.hashes, h.of, h.generation = hashes, of, generation
 	return hashes, nil
 }
 
@@ -130,31 +128,15 @@ func (h *Handler) byVersion() map[string][]*api.Resource {
 	return out
 }
 
-// models returns the built-in models and those of the custom resources.
-func (h *Handler) models() (map[string]*model, error) {
-	models, err := unpack()
-	if err != nil {
-		return nil, err
-	}
-	for _, res := range h.Catalog.Resources() {
-		if _, ok := res.New().(*unstructured.Unstructured); !ok {
-			continue
-		}
-		var s json.RawMessage
-		if h.Schema != nil {
-			s = h.Schema(res.GVR)
-		}
-		if err := addCustom(models, res, s); err != nil {
-			return nil, err
-		}
-	}
-	return models, nil
-}
-
 // document returns the OpenAPI document of resources as JSON.
 func (h *Handler) document(models map[string]*model, resources []*api.Resource, v3 bool) ([]byte, error) {
 	w := &writer{v3: v3, paths: map[string]any{}, used: map[string]bool{}}
 	for _, res := range resources {
+		if _, custom := res.New().(*unstructured.Unstructured); custom {
+			if err := addCustom(models, res); err != nil {
+				return nil, err
+			}
+		}
 		w.resource(res)
 	}
 	paths, err := json.Marshal(w.paths)
@@ -242,7 +224,7 @@ func (h *Handler) v3(w http.ResponseWriter, r *http.Request, path string) error 
 	if unchanged(w, r, hash) {
 		return nil
 	}
-	models, err := h.models()
+	models, err := unpack()
 	if err != nil {
 		return err
 	}
@@ -279,7 +261,7 @@ func (h *Handler) v2(w http.ResponseWriter, r *http.Request) error {
 	if unchanged(w, r, hash) {
 		return nil
 	}
-	models, err := h.models()
+	models, err := unpack()
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/proa-dev/proa/internal/api"
@@ -81,6 +82,7 @@ type operation struct {
 	gvk                schema.GroupVersionKind
 	parameters         []parameter
 	body, answer       string // models
+	custom             bool   // of a custom resource
 	codes              []string
 }
 
@@ -88,6 +90,9 @@ var (
 	produces      = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
 	producesWatch = append(slices.Clone(produces), "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch")
 	patchTypes    = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+
+	producesCustom = []string{"application/json", "application/yaml"}
+	patchesCustom  = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
 )
 
 var codeText = map[string]string{"200": "OK", "201": "Created", "202": "Accepted", "401": "Unauthorized"}
@@ -129,8 +134,14 @@ func (w *writer) add(path string, o operation) {
 		types = []string{"*/*"}
 	}
 	consumes := []string{"*/*"}
+	if o.custom && o.action != "connect" {
+		types = producesCustom
+		consumes = producesCustom
+	}
 	if o.action == "patch" {
-		consumes = patchTypes
+		if consumes = patchTypes; o.custom {
+			consumes = patchesCustom
+		}
 	}
 	if o.body != "" {
 		required := o.action != "delete" && o.action != "deletecollection"
@@ -226,8 +237,9 @@ func (w *writer) resource(res *api.Resource) {
 	tag := strings.ToLower(strings.TrimSuffix(firstOr(gvk.Group, "core"), ".k8s.io")) + "_" + gvk.Version
 	id := func(verb, rest string) string { return verb + names + scoped + gvk.Kind + rest }
 	allowed := func(verb string) bool { return len(res.Verbs) == 0 || slices.Contains(res.Verbs, verb) }
+	_, custom := res.New().(*unstructured.Unstructured)
 	op := func(path string, o operation) {
-		o.tag = tag
+		o.tag, o.custom = tag, custom
 		if o.gvk.Empty() {
 			o.gvk = gvk
 		}

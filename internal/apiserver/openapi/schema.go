@@ -30,11 +30,7 @@ func (h *Handler) SchemaOf(gvk schema.GroupVersionKind) (*spec.Schema, error) {
 	}
 	name, _ := modelOf(res)
 	if models[name] == nil {
-		var own json.RawMessage
-		if h.Schema != nil {
-			own = h.Schema(res.GVR)
-		}
-		if err := addCustom(models, res, own); err != nil {
+		if err := addCustom(models, res); err != nil {
 			return nil, err
 		}
 	}

@@ -181,12 +181,15 @@ func (s *Store) start(ctx context.Context) error {
 	peer := types.URLs{url.URL{Scheme: "http", Host: "127.0.0.1:2380"}}
 	logger := newLogger(s.log)
 	server, err := etcdserver.NewServer(config.ServerConfig{
-		Name:                   memberName,
-		ClientURLs:             clients,
-		PeerURLs:               peer,
-		DataDir:                filepath.Join(s.opts.Dir, "etcd"),
-		SnapshotCount:          etcdserver.DefaultSnapshotCount,
-		SnapshotCatchUpEntries: 1, // there is no follower to catch up
+		Name:          memberName,
+		ClientURLs:    clients,
+		PeerURLs:      peer,
+		DataDir:       filepath.Join(s.opts.Dir, "etcd"),
+		SnapshotCount: etcdserver.DefaultSnapshotCount,
+		// There is no follower to catch up, but an election looks at the entries that
+		// raft does not know to be applied yet, and panics when they are cut off: with
+		// little kept, a start in the middle of a long log sometimes did.
+		SnapshotCatchUpEntries: etcdserver.DefaultSnapshotCatchUpEntries,
 		MaxSnapFiles:           2,
 		MaxWALFiles:            2,
 		InitialPeerURLsMap:     types.URLsMap{memberName: peer},
