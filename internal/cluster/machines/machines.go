@@ -195,7 +195,7 @@ func In(data string, n int, fn func() error) error {
 func Remove() error {
 	var errs []error
 	if link, err := netlink.LinkByName(bridge); err == nil {
-		errs = append(errs, netlink.LinkDel(link))
+		errs = append(errs, unplug(link), netlink.LinkDel(link))
 	}
 	conn, err := nft.Open()
 	if err != nil {
@@ -203,4 +203,23 @@ func Remove() error {
 	}
 	conn.DelTable(conn.AddTable(&nftables.Table{Name: bridge, Family: nftables.TableFamilyIPv4}))
 	return errors.Join(append(errs, conn.Flush())...)
+}
+
+// unplug removes the cables now: the kernel takes its time with those of a namespace
+// that ends.
+func unplug(bridge netlink.Link) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list the interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if l.Attrs().MasterIndex != bridge.Attrs().Index {
+			continue
+		}
+		if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", l.Attrs().Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }

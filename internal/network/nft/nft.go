@@ -25,7 +25,7 @@ const (
 
 // socketBuffer takes a transaction of tens of thousands of elements; the kernel
 // answers each message, so the receive side must be as large.
-const socketBuffer = 32 << 20
+const socketBuffer = 256 << 20
 
 // Chunk is how many elements go into one message: a netlink attribute holds 64 KiB.
 const Chunk = 400

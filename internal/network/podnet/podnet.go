@@ -157,6 +157,17 @@ func (n *Network) RouteServices(services netip.Prefix) error {
 func Remove(state string) error {
 	errs := []error{dropReady(state)}
 	if link, err := netlink.LinkByName(Bridge); err == nil {
+		// The kernel takes its time with the interfaces of namespaces that end.
+		links, err := netlink.LinkList()
+		errs = append(errs, err)
+		for _, l := range links {
+			if l.Attrs().MasterIndex != link.Attrs().Index {
+				continue
+			}
+			if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+				errs = append(errs, fmt.Errorf("remove %s: %w", l.Attrs().Name, err))
+			}
+		}
 		errs = append(errs, netlink.LinkDel(link))
 	}
 	if conn, err := nft.Open(); err == nil {
