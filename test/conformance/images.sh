@@ -111,6 +111,8 @@ for n in kitten nautilus; do
 		base "$root"
 		cp "$out/bin/agnhost" "$root/agnhost"
 		cp "$src"/test/images/$n/html/* "$root/"
+		# A spec reads this file, as upstream's images have it, out of a volume of the image.
+		printf 'NAME="Alpine Linux"\nID=alpine\n' >"$root/etc/os-release"
 		chmod 644 "$root"/*.json "$root"/*.jpg
 		image $n -t "$e2e/$n:$(version ${n^})" -p /agnhost -c test-webserver
 	fi
