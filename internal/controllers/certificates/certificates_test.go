@@ -55,17 +55,22 @@ func authority(t *testing.T) (*x509.Certificate, *ecdsa.PrivateKey) {
 
 func ask(t *testing.T, c client.Interface, signer string, r x509.CertificateRequest, usages ...certificatesv1.KeyUsage) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, &r, key(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	csr, err := client.CertificateSigningRequests.Create(t.Context(), c, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
-		Spec: certificatesv1.CertificateSigningRequestSpec{SignerName: signer, Usages: usages, ExpirationSeconds: ptr.To(int32(3600)),
-			Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), Username: "system:node:liar", Groups: []string{"system:masters"}}})
+	csr, err := try(t, c, signer, r, usages...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return csr
+}
+
+func try(t *testing.T, c client.Interface, signer string, r x509.CertificateRequest, usages ...certificatesv1.KeyUsage) (*certificatesv1.CertificateSigningRequest, error) {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &r, key(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client.CertificateSigningRequests.Create(t.Context(), c, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{SignerName: signer, Usages: usages, ExpirationSeconds: ptr.To(int32(3600)),
+			Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), Username: "system:node:liar", Groups: []string{"system:masters"}}})
 }
 
 func start(t *testing.T) (*local.Client, *x509.Certificate) {
@@ -100,6 +105,9 @@ func TestRequestsOfNodes(t *testing.T) {
 		joining, self, someone := c.As("system:bootstrap:abcdef", "system:bootstrappers"), c.As("system:node:here", "system:nodes"), c.As("jane")
 		const node, server = certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName
 		login, serve := certificatesv1.UsageClientAuth, certificatesv1.UsageServerAuth
+		if _, err := try(t, self, node, subject("new"), certificatesv1.UsageDigitalSignature, login); !apierrors.IsForbidden(err) {
+			t.Errorf("a node wants to be another: %v", err)
+		}
 		for _, tc := range []struct {
 			name    string
 			by      client.Interface
