@@ -176,7 +176,6 @@ func New(cfg Config) *Chain {
 		NodeTaints{},
 		Priority{reader},
 		DefaultTolerations{},
-		Certificates{cfg.Authorizer},
 		StorageInUse{},
 		DefaultStorageClass{reader},
 		RuntimeClass{reader},
