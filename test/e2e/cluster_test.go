@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,10 +45,6 @@ func TestMain(m *testing.M) {
 func runAll(m *testing.M) (code int) {
 	fail := func(err error) int { fmt.Fprintln(os.Stderr, "e2e:", err); return 1 }
 	_, _ = try(proa, "--data-dir", data, "reset")
-	for _, pattern := range []string{"*/proa-*", "proa-*"} {
-		found, _ := filepath.Glob("/sys/fs/cgroup/" + pattern)
-		before = append(before, found...)
-	}
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return fail(err)
 	}
@@ -101,12 +97,10 @@ func leftovers() error {
 			say("the interface %s is left", link)
 		}
 	}
-	for _, pattern := range []string{"*/proa-*", "proa-*"} {
-		after, _ := filepath.Glob("/sys/fs/cgroup/" + pattern)
-		for _, found := range after {
-			if !slices.Contains(before, found) {
-				say("the cgroup %s is left", found)
-			}
+	sum := sha256.Sum256([]byte(data)) // the name of this cluster's tree
+	for _, pattern := range []string{"*/proa-%x", "proa-%x"} {
+		if found, _ := filepath.Glob("/sys/fs/cgroup/" + fmt.Sprintf(pattern, sum[:4])); len(found) > 0 {
+			say("the cgroups %v are left", found)
 		}
 	}
 	if out, err := try("nft", "list", "tables"); err == nil && strings.Contains(out, "proa") {
@@ -117,9 +111,6 @@ func leftovers() error {
 	}
 	return errors.Join(left...)
 }
-
-// before are the cgroups that are not ours.
-var before []string
 
 // server is the cluster's process.
 var server process
