@@ -107,6 +107,9 @@ type Resource struct {
 	// Model returns the OpenAPI model of a custom resource's kind as JSON, in v3 or
 	// in what v2 can say. Nil: anything goes.
 	Model func(v3 bool) ([]byte, error)
+	// FromStoredAll, where converting costs a call over the network, converts many
+	// objects with one. Objects of the resource's own version stay as they are.
+	FromStoredAll func(list []Object) ([]Object, error)
 
 	// Columns and Row print the resource as a Table; Row's cells match Columns.
 	// Nil: Name and Age.

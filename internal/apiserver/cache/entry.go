@@ -123,7 +123,9 @@ func FormatRevision(revision int64) string {
 type View struct {
 	// Convert returns the object in the view's version (TypeMeta empty).
 	Convert func(stored api.Object) (api.Object, error)
-	Encoder Encoder
+	// ConvertAll, when set, converts many at once.
+	ConvertAll func(stored []api.Object) ([]api.Object, error)
+	Encoder    Encoder
 }
 
 type viewNode struct {
@@ -134,24 +136,64 @@ type viewNode struct {
 
 // As returns the entry in a view, converted at most once.
 func (e *Entry) As(v *View) (*Entry, error) {
+	if known := e.known(v); known != nil {
+		return known, nil
+	}
+	obj, err := v.Convert(e.object)
+	if err != nil {
+		return nil, err
+	}
+	return e.put(v, obj), nil
+}
+
+// All returns entries in the view. Those that were never seen in it are converted together.
+func (v *View) All(entries []*Entry) ([]*Entry, error) {
+	out := make([]*Entry, len(entries))
+	var todo []api.Object
+	var at []int
+	for i, e := range entries {
+		if out[i] = e.known(v); out[i] == nil {
+			todo, at = append(todo, e.object), append(at, i)
+		}
+	}
+	if len(todo) == 0 {
+		return out, nil
+	}
+	converted, err := v.ConvertAll(todo)
+	if err != nil {
+		return nil, err
+	}
+	for j, i := range at {
+		out[i] = entries[i].put(v, converted[j])
+	}
+	return out, nil
+}
+
+// known returns the entry in a view that it was seen in, else nil.
+func (e *Entry) known(v *View) *Entry {
+	for n := e.views.Load(); n != nil; n = n.next {
+		if n.view == v {
+			return n.entry
+		}
+	}
+	return nil
+}
+
+// put notes what the entry is in a view. Two racing converters make equal
+// objects: the first wins.
+func (e *Entry) put(v *View, obj api.Object) *Entry {
+	if obj == e.object {
+		return e // stored in the view's version
+	}
+	obj.SetResourceVersion(FormatRevision(e.Revision))
+	converted := NewEntry(e.Key, e.Revision, obj, v.Encoder)
 	for {
 		head := e.views.Load()
-		for n := head; n != nil; n = n.next {
-			if n.view == v {
-				return n.entry, nil
-			}
+		if have := e.known(v); have != nil {
+			return have
 		}
-		obj, err := v.Convert(e.object)
-		if err != nil {
-			return nil, err
-		}
-		if obj == e.object {
-			return e, nil // stored in the view's version
-		}
-		obj.SetResourceVersion(FormatRevision(e.Revision))
-		converted := NewEntry(e.Key, e.Revision, obj, v.Encoder)
 		if e.views.CompareAndSwap(head, &viewNode{view: v, entry: converted, next: head}) {
-			return converted, nil
+			return converted
 		}
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/proa-dev/proa/internal/api"
 )
 
 // Webhooks calls conversion webhooks: it sends a ConversionReview and returns the answer's body.
@@ -51,6 +53,31 @@ func (k *kind) convert(u *unstructured.Unstructured, to *version) (*unstructured
 		return nil, err
 	}
 	return out[0], nil
+}
+
+// fromStoredAll returns objects in a version with one call of the webhook.
+func (k *kind) fromStoredAll(list []api.Object, to *version) ([]api.Object, error) {
+	want := to.gvk.GroupVersion().String()
+	out := make([]api.Object, len(list))
+	var todo []*unstructured.Unstructured
+	var at []int
+	for i, obj := range list {
+		u := obj.(*unstructured.Unstructured)
+		if out[i] = u; u.GetAPIVersion() != want {
+			todo, at = append(todo, u), append(at, i)
+		}
+	}
+	if len(todo) == 0 {
+		return out, nil
+	}
+	converted, err := k.convertAll(todo, to)
+	if err != nil {
+		return nil, err
+	}
+	for j, i := range at {
+		out[i] = converted[j]
+	}
+	return out, nil
 }
 
 // convertAll returns objects, all of other versions, in a version.

@@ -102,6 +102,9 @@ func (k *kind) resource(v *version, crd *apiextensionsv1.CustomResourceDefinitio
 			return json.Marshal(m)
 		},
 	}
+	if k.conversion != nil && k.conversion.Strategy == apiextensionsv1.WebhookConverter {
+		r.FromStoredAll = func(list []api.Object) ([]api.Object, error) { return k.fromStoredAll(list, v) }
+	}
 	if spec.Deprecated {
 		r.Warning = deprecation(spec, &crd.Spec)
 	}

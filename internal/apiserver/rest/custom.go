@@ -80,7 +80,7 @@ func (r *Registry) SetCustom(ctx context.Context, c *Custom) error {
 	base := &storage{reg: r, gr: c.Resource, codec: codec, cache: cached, dir: dir}
 	view := func(res *api.Resource) *storage {
 		s := &storage{reg: r, res: res, gr: c.Resource, codec: cache.NewCustomCodec(res.GVK, nil), cache: cached, dir: dir, base: base}
-		s.view = &cache.View{Encoder: s.codec, Convert: s.fromStored}
+		s.view = &cache.View{Encoder: s.codec, Convert: s.fromStored, ConvertAll: res.FromStoredAll}
 		return s
 	}
 	for _, res := range c.Versions {

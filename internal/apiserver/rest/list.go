@@ -286,6 +286,8 @@ func (s *storage) page(m *matcher, snap *cache.Snapshot, revision int64, token c
 		left   int64
 		count  = m.empty && token.Remaining == 0 // else the token knows
 		total  = m.empty && m.scope.Namespace == "" && from == ""
+		// Converting by a webhook is one call for all.
+		together = s.view != nil && s.view.ConvertAll != nil
 	)
 	if !m.none {
 		snap.Scan(m.scope, from, func(e *cache.Entry) bool {
@@ -311,12 +313,17 @@ func (s *storage) page(m *matcher, snap *cache.Snapshot, revision int64, token c
 				}
 				return count
 			}
-			if e, failed = s.see(e); failed != nil {
-				return false
+			if !together {
+				if e, failed = s.see(e); failed != nil {
+					return false
+				}
 			}
 			res.Entries = append(res.Entries, e)
 			return true
 		})
+	}
+	if failed == nil && together {
+		res.Entries, failed = s.seeAll(res.Entries)
 	}
 	if failed != nil {
 		return nil, failed

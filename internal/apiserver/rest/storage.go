@@ -67,6 +67,15 @@ func (s *storage) see(e *cache.Entry) (*cache.Entry, error) {
 	return v, nil
 }
 
+// seeAll is see for many.
+func (s *storage) seeAll(entries []*cache.Entry) ([]*cache.Entry, error) {
+	out, err := s.view.All(entries)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return out, nil
+}
+
 // toStored returns obj as it is stored.
 func (s *storage) toStored(obj api.Object) (api.Object, cache.Codec, error) {
 	if s.view == nil {
