@@ -183,6 +183,7 @@ func New(cfg Config) *Chain {
 		PodTopologyLabels{reader},
 		podsecurity.New(reader),
 		PersistentVolumeClaimResize{reader},
+		Certificates{cfg.Authorizer},
 		PodResize{reader},
 		policy.Expressions{Environments: environments},
 		policy.NewMutating(policies),
