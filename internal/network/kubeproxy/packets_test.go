@@ -142,11 +142,19 @@ func (w *world) ask(from *netns.Namespace, network, address, want string) {
 	w.t.Errorf("%s %s from %s: %q, want %q", network, address, from.Path, got, want)
 }
 
-// names asks often and says which servers answered.
+// names asks often and says which servers answered. About one connection in ten
+// thousand meets the remains of another one whose source was hidden behind the
+// same port, and is lost: one may be asked again.
 func names(from *netns.Namespace, network, address string, times int) map[string]int {
-	out := map[string]int{}
-	for range times {
-		out[netns.Name(from.Ask(network, address))]++
+	out, again := map[string]int{}, 1
+	for i := 0; i < times; i++ {
+		name := netns.Name(from.Ask(network, address))
+		if (name == "lost" || name == "refused") && again > 0 {
+			again--
+			i--
+			continue
+		}
+		out[name]++
 	}
 	return out
 }
