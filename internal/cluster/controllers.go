@@ -21,6 +21,7 @@ import (
 	"github.com/proa-dev/proa/internal/controllers/namespace"
 	"github.com/proa-dev/proa/internal/controllers/nodeipam"
 	"github.com/proa-dev/proa/internal/controllers/nodelifecycle"
+	"github.com/proa-dev/proa/internal/controllers/persistentvolume"
 	"github.com/proa-dev/proa/internal/controllers/podgc"
 	"github.com/proa-dev/proa/internal/controllers/policystatus"
 	"github.com/proa-dev/proa/internal/controllers/replicaset"
@@ -59,6 +60,7 @@ func (c *cluster) controllers(ctx context.Context, schemas policystatus.Schemas)
 		podgc.New(manager, podgc.Terminated, c.log),
 		storageprotection.NewClaims(manager, c.log),
 		storageprotection.NewVolumes(manager, c.log),
+		persistentvolume.New(manager, c.log),
 		endpointslice.New(manager, c.log),
 		endpoints.New(manager, c.log),
 		endpointslicemirroring.New(manager, c.log),
