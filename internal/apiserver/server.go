@@ -59,7 +59,8 @@ type Config struct {
 	Checks  []Check
 	// Paths are more paths that are no resources, e.g. the issuer's documents.
 	Paths map[string]http.Handler
-	// Delegate returns who serves a group and version that the server does not.
+	// Delegate returns who serves a group and version in place of the server, nil
+	// for nobody.
 	Delegate func(group, version string) http.Handler
 	// Address is how in-cluster clients reach the server (host:port).
 	Address string
@@ -256,16 +257,29 @@ func (n *nonResource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n.openapi.ServeHTTP(w, r)
 	case path == "/" || path == "":
 		n.index(w)
-	case n.discovery.Serve(w, r):
 	default:
-		if parts := strings.Split(strings.Trim(path, "/"), "/"); len(parts) == 3 && parts[0] == "apis" && n.delegate != nil {
-			if h := n.delegate(parts[1], parts[2]); h != nil {
-				h.ServeHTTP(w, r)
-				return
-			}
+		if h := n.delegated(path); h != nil {
+			h.ServeHTTP(w, r)
+		} else if !n.discovery.Serve(w, r) {
+			http.NotFound(w, r)
 		}
-		http.NotFound(w, r)
 	}
+}
+
+// delegated returns who answers for /apis/{group}/{version} in place of this server.
+func (n *nonResource) delegated(path string) http.Handler {
+	if n.delegate == nil {
+		return nil
+	}
+	rest, ok := strings.CutPrefix(path, "/apis/")
+	if !ok {
+		return nil
+	}
+	group, version, ok := strings.Cut(strings.TrimSuffix(rest, "/"), "/")
+	if !ok || strings.Contains(version, "/") {
+		return nil
+	}
+	return n.delegate(group, version)
 }
 
 func writeJSON(w http.ResponseWriter, b []byte) {

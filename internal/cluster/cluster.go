@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 	"github.com/proa-dev/proa/internal/apiserver"
 	"github.com/proa-dev/proa/internal/apiserver/admission"
 	"github.com/proa-dev/proa/internal/apiserver/admission/callout"
+	"github.com/proa-dev/proa/internal/apiserver/aggregator"
 	"github.com/proa-dev/proa/internal/apiserver/authn"
 	"github.com/proa-dev/proa/internal/apiserver/customresource"
 	"github.com/proa-dev/proa/internal/apiserver/proxy"
@@ -170,6 +172,7 @@ type cluster struct {
 	ca, etcdCA, frontProxyCA  *pki.Pair
 	serving, kubelet, admin   *pki.Pair
 	etcdServer, kubeletCaller *pki.Pair
+	frontProxy                *pki.Pair
 	tokens                    *authn.Tokens
 
 	local *local.Client
@@ -267,7 +270,9 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	if err != nil {
 		return err
 	}
+	var others *aggregator.Aggregator // made from the server's catalog
 	server, err := apiserver.New(apiserver.Config{
+		Delegate: func(group, version string) http.Handler { return others.Delegate(group, version) },
 		Metrics: metrics, Checks: observe.Checks(st, bootstrapped), Paths: paths,
 		Registry: registry, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log,
 		Authenticator: authn.New(c.ca.Pool(), c.tokens, open).WithBootstrap(authn.NewBootstrap(state, time.Now)), Authorizer: authorizer,
@@ -277,6 +282,11 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		Address: net.JoinHostPort(c.inside, port(c.Listen)),
 	})
 	if err != nil {
+		return err
+	}
+	frontProxy := c.frontProxy.TLS()
+	if others, err = aggregator.New(aggregator.Config{Registry: registry, Catalog: server.Catalog(), Reader: state, Resolver: callout.Services{Reader: state},
+		Certificate: &frontProxy, Metrics: metrics, Logger: c.log}); err != nil {
 		return err
 	}
 	conversions := callout.New(callout.Services{Reader: state})
@@ -320,6 +330,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 		if !waitReady(ctx, c.local, c.NodeName) {
 			return nil
 		}
+		c.part(ctx, "aggregation", others.Run) // its objects can wait for the node
 		if c.Nodes > 1 {
 			defer c.wg.Go(func() { // nobody else stops them
 				<-ctx.Done()
@@ -377,6 +388,7 @@ func (c *cluster) certificates() error {
 		{&c.serving, c.ca, pki.Leaf{Name: "apiserver", CommonName: "kube-apiserver", DNS: names, IPs: ips, Server: true}},
 		{&c.kubelet, c.ca, pki.Leaf{Name: "kubelet", CommonName: "system:node:" + c.NodeName, Organization: []string{"system:nodes"}, DNS: []string{c.NodeName, "localhost"}, IPs: ips[:2], Server: true, Client: true}},
 		{&c.kubeletCaller, c.ca, pki.Leaf{Name: "apiserver-kubelet-client", CommonName: "kube-apiserver", Organization: []string{"system:masters"}, Client: true}},
+		{&c.frontProxy, c.frontProxyCA, pki.Leaf{Name: "front-proxy-client", CommonName: "front-proxy-client", Client: true}},
 		{&c.admin, c.ca, pki.Leaf{Name: "admin", CommonName: "kubernetes-admin", Organization: []string{"system:masters"}, Client: true}},
 		{&c.etcdServer, c.etcdCA, pki.Leaf{Name: "etcd-server", CommonName: "etcd", DNS: []string{"localhost"}, IPs: ips[:1], Server: true, Client: true}},
 	} {

@@ -7,11 +7,14 @@ package discovery
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -20,8 +23,9 @@ import (
 
 // Catalog is the set of resources that are served. Reads take no lock.
 type Catalog struct {
-	mu    sync.Mutex
-	state atomic.Pointer[snapshot]
+	mu       sync.Mutex
+	state    atomic.Pointer[snapshot]
+	watchers map[chan struct{}]bool
 }
 
 // snapshot is the catalog at one moment; it is never written to.
@@ -41,6 +45,21 @@ type External struct {
 	Group, Version string
 	// Priorities of the APIService: higher comes first.
 	GroupPriority, VersionPriority int32
+	// Resources are those that the other server named last; Stale says that it
+	// does not answer now.
+	Resources []apidiscoveryv2.APIResourceDiscovery
+	Stale     bool
+	OpenAPI   Described
+}
+
+// Described is an API that another server describes in OpenAPI.
+type Described interface {
+	// Hash changes with the description; empty: there is none.
+	Hash() string
+	// V3 answers for the document of the group and version.
+	V3(w http.ResponseWriter, r *http.Request)
+	// V2 returns the server's document as JSON, of all its groups.
+	V2(ctx context.Context) ([]byte, error)
 }
 
 // NewCatalog returns a catalog of resources.
@@ -61,6 +80,37 @@ func build(generation uint64, resources []*api.Resource, external []External) *s
 	return s
 }
 
+// publish shows a new state; the lock is held.
+func (c *Catalog) publish(next *snapshot) {
+	c.state.Store(next)
+	for w := range c.watchers {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Changes returns a channel that is told after changes of the catalog, and how to
+// let go of it.
+func (c *Catalog) Changes() (changed <-chan struct{}, stop func()) {
+	w := make(chan struct{}, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watchers == nil {
+		c.watchers = map[chan struct{}]bool{}
+	}
+	c.watchers[w] = true
+	return w, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.watchers, w)
+	}
+}
+
+// External returns the groups and versions that others serve. Read only.
+func (c *Catalog) External() []External { return c.state.Load().external }
+
 // Add serves more resources. A resource that is served already is an error.
 func (c *Catalog) Add(resources ...*api.Resource) error {
 	c.mu.Lock()
@@ -77,7 +127,7 @@ func (c *Catalog) Add(resources ...*api.Resource) error {
 	}
 	next := build(old.generation+1, list, old.external)
 	next.announce(old.announced)
-	c.state.Store(next)
+	c.publish(next)
 	return nil
 }
 
@@ -94,7 +144,7 @@ func (c *Catalog) Set(r *api.Resource) {
 	}
 	next := build(old.generation+1, list, old.external)
 	next.announce(old.announced)
-	c.state.Store(next)
+	c.publish(next)
 }
 
 // Announce serves resources that discovery does not list yet: Replace lists them.
@@ -104,7 +154,7 @@ func (c *Catalog) Announce(add []*api.Resource) {
 	old := c.state.Load()
 	next := build(old.generation, old.resources, old.external)
 	next.announce(append(slices.Clone(old.announced), add...))
-	c.state.Store(next)
+	c.publish(next)
 }
 
 func (s *snapshot) announce(resources []*api.Resource) {
@@ -124,7 +174,7 @@ func (c *Catalog) Replace(remove []schema.GroupVersionResource, add []*api.Resou
 	}
 	next := build(old.generation+1, append(slices.DeleteFunc(slices.Clone(old.resources), gone), add...), old.external)
 	next.announce(slices.DeleteFunc(slices.Clone(old.announced), gone))
-	c.state.Store(next)
+	c.publish(next)
 }
 
 // Remove stops to serve a resource.
@@ -135,7 +185,7 @@ func (c *Catalog) Remove(gvr schema.GroupVersionResource) {
 	list := slices.DeleteFunc(slices.Clone(old.resources), func(o *api.Resource) bool { return o.GVR == gvr })
 	next := build(old.generation+1, list, old.external)
 	next.announce(old.announced)
-	c.state.Store(next)
+	c.publish(next)
 }
 
 // SetExternal replaces the groups and versions that others serve.
@@ -145,7 +195,7 @@ func (c *Catalog) SetExternal(list []External) {
 	old := c.state.Load()
 	next := build(old.generation+1, old.resources, slices.Clone(list))
 	next.announce(old.announced)
-	c.state.Store(next)
+	c.publish(next)
 }
 
 // Resource returns a resource that is served.
@@ -169,7 +219,7 @@ type group struct {
 type groupVersion struct {
 	version   string
 	resources []*api.Resource
-	external  bool
+	external  *External
 	priority  int32
 }
 
@@ -202,9 +252,9 @@ func (s *snapshot) groups() []group {
 	slices.SortStableFunc(external, func(a, b External) int {
 		return cmp.Or(cmp.Compare(b.GroupPriority, a.GroupPriority), cmp.Compare(a.Group, b.Group))
 	})
-	for _, e := range external {
-		v := versionOf(e.Group, e.Version)
-		v.external, v.priority = true, e.VersionPriority
+	for i := range external {
+		v := versionOf(external[i].Group, external[i].Version)
+		v.external, v.priority = &external[i], external[i].VersionPriority
 	}
 	for i := range list {
 		slices.SortStableFunc(list[i].versions, func(a, b groupVersion) int {

@@ -82,8 +82,11 @@ func makeDocuments(groups []group) *documents {
 			gv := schema.GroupVersion{Group: g.name, Version: v.version}
 			one.Versions = append(one.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: v.version})
 			list := apidiscoveryv2.APIVersionDiscovery{Version: v.version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
-			if v.external {
-				list.Freshness = apidiscoveryv2.DiscoveryFreshnessStale // ask the group itself
+			if v.external != nil {
+				list.Resources = v.external.Resources
+				if v.external.Stale {
+					list.Freshness = apidiscoveryv2.DiscoveryFreshnessStale
+				}
 			} else {
 				list.Resources = v2Resources(v.resources)
 				d.versions[gv.String()] = encode(&metav1.APIResourceList{

@@ -77,8 +77,8 @@ type Config struct {
 
 	// NonResource answers what is not a resource: discovery, health, OpenAPI.
 	NonResource http.Handler
-	// Delegate returns who answers for a group and version that this server does
-	// not serve (an aggregated API), nil for nobody.
+	// Delegate returns who answers for a group and version in place of this server
+	// (an aggregated API), nil for nobody.
 	Delegate func(group, version string) http.Handler
 
 	MaxMutating   int           // requests at once; 0: 200, negative: no limit

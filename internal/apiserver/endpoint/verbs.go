@@ -27,14 +27,14 @@ func (q *request) dispatch() error {
 		return nil
 	}
 	gvr := q.info.GVR()
+	if q.h.cfg.Delegate != nil {
+		if next := q.h.cfg.Delegate(gvr.Group, gvr.Version); next != nil {
+			next.ServeHTTP(&q.w, q.r.WithContext(q.ctx))
+			return nil
+		}
+	}
 	res, ok := q.h.cfg.Catalog.Resource(gvr)
 	if !ok {
-		if q.h.cfg.Delegate != nil {
-			if next := q.h.cfg.Delegate(gvr.Group, gvr.Version); next != nil {
-				next.ServeHTTP(&q.w, q.r.WithContext(q.ctx))
-				return nil
-			}
-		}
 		return notServed()
 	}
 	q.res = res

@@ -115,8 +115,24 @@ func (h *Handler) allHashes() (map[string]string, error) {
 		}
 		hashes[path] = hashOf(doc)
 	}
+	for _, e := range h.Catalog.External() {
+		path := "apis/" + e.Group + "/" + e.Version
+		if delete(hashes, path); e.OpenAPI != nil && e.OpenAPI.Hash() != "" {
+			hashes[path] = e.OpenAPI.Hash()
+		}
+	}
 	h.hashes, h.of, h.generation = hashes, of, generation
 	return hashes, nil
+}
+
+// external returns who describes the API of a path, nil when this server does.
+func (h *Handler) external(path string) discovery.Described {
+	for _, e := range h.Catalog.External() {
+		if e.OpenAPI != nil && path == "apis/"+e.Group+"/"+e.Version {
+			return e.OpenAPI
+		}
+	}
+	return nil
 }
 
 func (h *Handler) byVersion() map[string][]*api.Resource {
@@ -129,7 +145,8 @@ func (h *Handler) byVersion() map[string][]*api.Resource {
 }
 
 // document returns the OpenAPI document of resources as JSON.
-func (h *Handler) document(models map[string]*model, resources []*api.Resource, v3 bool) ([]byte, error) {
+// others are added to it.
+func (h *Handler) document(models map[string]*model, resources []*api.Resource, v3 bool, others ...*swagger) ([]byte, error) {
 	w := &writer{v3: v3, paths: map[string]any{}, used: map[string]bool{}}
 	for _, res := range resources {
 		if _, custom := res.New().(*unstructured.Unstructured); custom {
@@ -138,6 +155,11 @@ func (h *Handler) document(models map[string]*model, resources []*api.Resource, 
 			}
 		}
 		w.resource(res)
+	}
+	for _, o := range others {
+		if err := w.other(models, o); err != nil {
+			return nil, err
+		}
 	}
 	paths, err := json.Marshal(w.paths)
 	if err != nil {
@@ -200,6 +222,10 @@ func (h *Handler) index(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *Handler) v3(w http.ResponseWriter, r *http.Request, path string) error {
+	if other := h.external(path); other != nil {
+		other.V3(w, r)
+		return nil
+	}
 	resources := h.byVersion()[path]
 	if resources == nil {
 		http.NotFound(w, r)
@@ -265,7 +291,7 @@ func (h *Handler) v2(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b, err := h.document(models, h.Catalog.Resources(), false)
+	b, err := h.document(models, h.Catalog.Resources(), false, h.others(r.Context())...)
 	if err != nil {
 		return err
 	}
