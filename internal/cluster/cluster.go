@@ -273,7 +273,7 @@ func (c *cluster) run(ctx context.Context, ready func()) (err error) {
 	var others *aggregator.Aggregator // made from the server's catalog
 	server, err := apiserver.New(apiserver.Config{
 		Delegate: func(group, version string) http.Handler { return others.Delegate(group, version) },
-		Metrics: metrics, Checks: observe.Checks(st, bootstrapped), Paths: paths,
+		Metrics:  metrics, Checks: observe.Checks(st, bootstrapped), Paths: paths,
 		Registry: registry, Resources: list, Scheme: scheme, Admission: chain, Logger: c.log,
 		Authenticator: authn.New(c.ca.Pool(), c.tokens, open).WithBootstrap(authn.NewBootstrap(state, time.Now)), Authorizer: authorizer,
 		TokenIssuer: c.tokens, TokenReviewer: c.tokens, Nodes: nodes,

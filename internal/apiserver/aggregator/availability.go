@@ -54,8 +54,11 @@ func (s *service) run(ctx context.Context) {
 			return
 		}
 		ok := condition.Status == apiregistrationv1.ConditionTrue
-		if changed := s.available.Swap(ok) != ok; changed || ok && s.describe(ctx) {
+		changed, described := s.available.Swap(ok) != ok, ok && s.describe(ctx)
+		if changed || described {
 			s.a.list()
+		}
+		if changed {
 			s.a.log.Info("availability of an API", "kind", "APIService", "name", s.name, "available", ok, "reason", condition.Reason, "message", condition.Message)
 		}
 		s.a.metrics.set(s.name, ok, condition.Reason)
@@ -225,4 +228,3 @@ func readAtMost(r io.Reader, most int64) ([]byte, error) {
 	}
 	return b, err
 }
-

@@ -68,7 +68,7 @@ func (a *Aggregator) newService(o *apiregistrationv1.APIService) *service {
 		config.Certificates = []tls.Certificate{*c}
 	}
 	transport := func() *http.Transport {
-		return &http.Transport{TLSClientConfig: config.Clone(), TLSHandshakeTimeout: dialTimeout, MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, DialContext: s.dial}
+		return &http.Transport{TLSClientConfig: config.Clone(), TLSHandshakeTimeout: dialTimeout, MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, DialContext: (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext}
 	}
 	s.transport, s.upgrades = transport(), transport()
 	s.transport.ForceAttemptHTTP2 = true
@@ -100,6 +100,14 @@ func (s *service) roundTrip(r *http.Request) (*http.Response, error) {
 	if s.broken != nil {
 		return nil, s.broken
 	}
+	// Each request goes to an endpoint that is ready now; the Host header and what
+	// the certificate is checked for keep the Service's name.
+	address, err := s.a.cfg.Resolver.Resolve(s.spec.Service.Namespace, s.spec.Service.Name, s.port())
+	if err != nil {
+		return nil, err
+	}
+	r = r.Clone(r.Context())
+	r.Host, r.URL.Host = s.base.Host, address
 	if r.Header.Get("Upgrade") != "" {
 		return s.upgrades.RoundTrip(r)
 	}
@@ -111,15 +119,6 @@ func (s *service) port() int32 {
 		return *p
 	}
 	return httpsPort
-}
-
-// dial connects to an endpoint of the Service, whatever the address says.
-func (s *service) dial(ctx context.Context, network, _ string) (net.Conn, error) {
-	address, err := s.a.cfg.Resolver.Resolve(s.spec.Service.Namespace, s.spec.Service.Name, s.port())
-	if err != nil {
-		return nil, err
-	}
-	return (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext(ctx, network, address)
 }
 
 // Headers that say who asks. What the client sent of them itself is never passed on.
