@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,7 +27,7 @@ import (
 type runner struct {
 	root, cache, data string
 	focus, skip       string
-	nodes             int
+	procs, nodes      int
 	timeout           time.Duration
 	keep, serial      bool
 	listen            string
@@ -46,7 +47,8 @@ func run() error {
 	flag.StringVar(&r.data, "data-dir", "/tmp/proa-conformance", "data folder of the cluster, emptied before and after")
 	flag.StringVar(&r.focus, "focus", "", "regular expression: which conformance specs to run (default: all)")
 	flag.StringVar(&r.skip, "skip", "", "regular expression: which not")
-	flag.IntVar(&r.nodes, "procs", 3, "specs that run at the same time; those marked Serial run alone")
+	flag.IntVar(&r.nodes, "nodes", 2, "nodes of the cluster, each in a network namespace of its own")
+	flag.IntVar(&r.procs, "procs", 3, "specs that run at the same time; those marked Serial run alone")
 	flag.BoolVar(&r.serial, "serial", true, "run the specs marked Serial too")
 	flag.BoolVar(&r.pending, "pending", false, "run only what has not passed yet, in place of -focus")
 	flag.DurationVar(&r.timeout, "timeout", 2*time.Hour, "bound of the run")
@@ -144,8 +146,17 @@ func (r *runner) once(ctx context.Context) error {
 		}
 	}
 	reset()
-	if out, err := exec.CommandContext(ctx, proa, append([]string{"--data-dir", r.data, "image", "import"}, archives...)...).CombinedOutput(); err != nil {
-		return fmt.Errorf("import the images: %w\n%s", err, out)
+	for n := 1; n <= r.nodes; n++ {
+		folder := r.data
+		if n > 1 { // where proa keeps the n-th node
+			folder = filepath.Join(r.data, "nodes", strconv.Itoa(n))
+		}
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return err
+		}
+		if out, err := exec.CommandContext(ctx, proa, append([]string{"--data-dir", folder, "image", "import"}, archives...)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("import the images for node %d: %w\n%s", n, err, out)
+		}
 	}
 	log, err := os.Create(filepath.Join(r.cache, "proa.log"))
 	if err != nil {
@@ -157,7 +168,7 @@ func (r *runner) once(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	cluster := exec.Command(proa, "--data-dir", r.data, "--registries", registries, "up", "--listen", r.listen, "--no-kubeconfig", "--log-level", "info")
+	cluster := exec.Command(proa, "--data-dir", r.data, "--registries", registries, "up", "--nodes", strconv.Itoa(r.nodes), "--listen", r.listen, "--no-kubeconfig", "--log-level", "info")
 	ready := &waiter{file: log, word: []byte("the node is ready"), seen: make(chan struct{})}
 	cluster.Stdout, cluster.Stderr = ready, log
 	if err := cluster.Start(); err != nil {
@@ -195,7 +206,7 @@ func (r *runner) suite(ctx context.Context) error {
 	if !r.serial {
 		labels += " && !Serial"
 	}
-	args := []string{"run", "--label-filter=" + labels, fmt.Sprintf("--procs=%d", r.nodes), "--timeout=" + r.timeout.String(), "--no-color",
+	args := []string{"run", "--label-filter=" + labels, fmt.Sprintf("--procs=%d", r.procs), "--timeout=" + r.timeout.String(), "--no-color",
 		"--json-report=report.json", "--output-dir=" + r.cache, "--keep-separate-reports=false"}
 	if r.pending {
 		all, err := r.results()

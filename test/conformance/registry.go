@@ -76,14 +76,26 @@ func (m *mirror) put(ctx context.Context, repository string) error {
 	return nil
 }
 
+// firstNode is the address of the first of several nodes that are one machine.
+const firstNode = "10.245.0.1"
+
 // mirrored serves the archives until stop is called, and returns the folder that
 // makes proa pull from there.
 func (r *runner) mirrored(archives []string) (folder string, stop func(), err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// Several nodes reach the registry at the address of the first one.
+	at, host := "127.0.0.1:0", "127.0.0.1"
+	if r.nodes > 1 {
+		at, host = ":0", firstNode
+	}
+	l, err := net.Listen("tcp4", at)
 	if err != nil {
 		return "", nil, err
 	}
-	m := &mirror{next: registry.New(registry.Logger(log.New(os.Stderr, "registry: ", 0))), host: l.Addr().String(), archives: archives, there: map[string]bool{}}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return "", nil, err
+	}
+	m := &mirror{next: registry.New(registry.Logger(log.New(os.Stderr, "registry: ", 0))), host: net.JoinHostPort(host, port), archives: archives, there: map[string]bool{}}
 	server := &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
