@@ -184,6 +184,7 @@ func New(cfg Config) *Chain {
 		podsecurity.New(reader),
 		PersistentVolumeClaimResize{reader},
 		Certificates{cfg.Authorizer},
+		Escalation{reader, cfg.Authorizer},
 		PodResize{reader},
 		policy.Expressions{Environments: environments},
 		policy.NewMutating(policies),
